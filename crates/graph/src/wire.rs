@@ -25,7 +25,7 @@ pub struct Op {
 pub mod op {
     /// Exactly one kind an operation.
     #[derive(Clone, PartialEq, prost::Oneof)]
-    #[allow(missing_docs)]
+    #[allow(missing_docs, clippy::large_enum_variant)] // prost's shape; one a vertex, never moved about
     pub enum Op {
         #[prost(message, tag = "2")]
         Exec(super::ExecOp),
@@ -338,7 +338,7 @@ messages! {
 pub mod file_action {
     /// Exactly one an action.
     #[derive(Clone, PartialEq, prost::Oneof)]
-    #[allow(missing_docs)]
+    #[allow(missing_docs, clippy::large_enum_variant)] // prost's shape
     pub enum Action {
         #[prost(message, tag = "4")]
         Copy(super::FileActionCopy),

@@ -44,12 +44,8 @@ impl Reference {
             Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
             _ => (rest, None),
         };
-        if let Some(tag) = tag {
-            if !is_tag(tag) {
-                return Err(error(
-                    "a tag has up to 128 letters, digits, `_`, `.`, `-`, and begins with none of `.` `-`",
-                ));
-            }
+        if tag.is_some_and(|tag| !is_tag(tag)) {
+            return Err(error("a tag has up to 128 letters, digits, `_`, `.`, `-`, and begins with none of `.` `-`"));
         }
         let (domain, path) = split_domain(name);
         if path.is_empty() {
