@@ -1,0 +1,34 @@
+//! What every build of one process shares, and what one running step is given.
+//! The engine owns no build: builds come and go, and use it at the same time.
+
+use std::sync::Arc;
+
+use oci::Digest;
+
+use crate::event::Events;
+use crate::session;
+
+/// The parts that builds share.
+pub struct Engine {
+    /// This disk.
+    pub store: Arc<store::Store>,
+    /// This kernel.
+    pub sandbox: Arc<sandbox::Sandbox>,
+    /// Registries, asked lazily: no connection and no certificate is loaded before the first request.
+    pub registry: Arc<registry::Client>,
+}
+
+/// What one step's work is given.
+#[derive(Clone)]
+pub struct Work {
+    /// The shared parts.
+    pub engine: Arc<Engine>,
+    /// The client that wants it (one of them, when several builds want the same step).
+    pub session: session::Shared,
+    /// Where to tell what happens.
+    pub events: Events,
+    /// The step: digest of its vertex.
+    pub step: Digest,
+    /// Set when nobody wants the step any more.
+    pub cancel: sandbox::Cancel,
+}

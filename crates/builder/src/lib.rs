@@ -1,0 +1,49 @@
+//! The work of a build: it drives the solver, fetches sources, runs operations, writes outputs, through one session port.
+//! It decides nothing about cache keys or causes (`solver` does) and knows no wire format of any client (`daemon` will).
+//! Whatever blocks enters through [`blocking`].
+
+pub mod engine;
+pub mod event;
+pub mod exporters;
+pub mod live;
+pub mod ops;
+pub mod session;
+pub mod sources;
+
+pub use engine::{Engine, Work};
+pub use event::Events;
+pub use live::Live;
+
+/// Why a build, or one step of it, failed.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Session(#[from] session::Error),
+    #[error(transparent)]
+    Source(#[from] sources::Error),
+    #[error(transparent)]
+    Operation(#[from] ops::Error),
+    #[error(transparent)]
+    Export(#[from] exporters::Error),
+    #[error("cancelled")]
+    Cancelled,
+    #[error("a worker thread of larder ended early while it did {what}: this is a defect of larder, please report it")]
+    Thread { what: &'static str },
+}
+
+/// The one door from async code to code that blocks: runs `work` on a thread where it may.
+pub async fn blocking<T, E, F>(what: &'static str, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    Error: From<E>,
+    F: FnOnce() -> Result<T, E> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Error::from),
+        Err(_) => Err(Error::Thread { what }),
+    }
+}

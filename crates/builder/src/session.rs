@@ -1,0 +1,106 @@
+//! The client's side of a build, behind one port: directories, secrets, SSH agents, credentials, outputs.
+//! In the same process it is answered from this machine; over gRPC it is BuildKit's session protocol. What lies behind
+//! never shows inside: the builder only ever sees this trait.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+/// What went wrong on the client's side.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("the client offers no directory `{name}`: pass it as the context or with --build-context {name}=PATH")]
+    NoDirectory { name: String },
+    #[error("can't read {path} on the client's side: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("can't write {path} on the client's side: {source}")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("the client has no SSH agent or key under the id `{id}`: start an agent, or pass --ssh {id}=PATH")]
+    NoSshAgent { id: String },
+    #[error("the client offers no output number {output}")]
+    NoOutput { output: usize },
+    #[error("the client's session ended while {what} was asked of it")]
+    Gone { what: String },
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A directory of the client's, present on this machine.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// Where it is. May be the user's own directory: only ever read.
+    pub root: PathBuf,
+    /// Names the directory between builds, so that its stat index is found again.
+    pub identity: String,
+}
+
+/// Which part of a directory is wanted (LLB's `local.*` attributes).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Filter {
+    /// Only these patterns, when there are any.
+    pub include: Vec<String>,
+    /// Never these patterns; `!` takes back.
+    pub exclude: Vec<String>,
+    /// Only these paths, with what their symbolic links lead to, when there are any.
+    pub follow: Vec<String>,
+}
+
+/// User name and secret for a registry; both empty is anonymous. An empty user with a secret is an identity token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// User name.
+    pub user: String,
+    /// Password or token.
+    pub secret: String,
+}
+
+/// Where an exporter writes.
+pub enum Sink {
+    /// One stream of bytes (a tar). Closing it is [`Output::finish`].
+    Stream(Box<dyn Output>),
+    /// A directory on this machine that is the client's, or will be sent to it.
+    Directory(PathBuf),
+}
+
+/// A stream that knows when all was written.
+pub trait Output: Write + Send {
+    /// Everything is written: make it appear under its name.
+    fn finish(self: Box<Self>) -> std::io::Result<()>;
+}
+
+/// A forwarded SSH agent: a socket on this machine, gone when this is dropped.
+pub struct SshSocket {
+    /// The listening socket.
+    pub path: PathBuf,
+    /// Keeps whatever serves the socket alive.
+    pub guard: Box<dyn Send + Sync>,
+}
+
+/// What a client gives to a build. Every method may be called at any time and from any task.
+pub trait Session: Send + Sync {
+    /// The directory that the client offers under `name` (`context`, `dockerfile`, a named context), up to date.
+    fn directory<'a>(&'a self, name: &'a str, wanted: &'a Filter) -> BoxFuture<'a, Result<Directory, Error>>;
+
+    /// A secret; `None` when the client has none of that id.
+    fn secret<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>>;
+
+    /// A socket that reaches the client's SSH agent of that id.
+    fn ssh<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<SshSocket, Error>>;
+
+    /// Credentials for a registry host; `None` is anonymous.
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Credentials>, Error>>;
+
+    /// The place for output number `output` (its position in the request), after the exporter knows its `response`.
+    fn output<'a>(&'a self, output: usize, response: &'a BTreeMap<String, String>)
+    -> BoxFuture<'a, Result<Sink, Error>>;
+
+    /// An OCI layout directory that the client offers under `store` (`oci-layout://` contexts), on this machine.
+    fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>>;
+}
+
+/// A session shared by everything that works for one build.
+pub type Shared = Arc<dyn Session>;
