@@ -1,0 +1,282 @@
+//! The cache as rows: which keys lead to which keys (links), which keys lead to which records, the newest records of a
+//! step, and what became of those that were removed (tombstones). What a record says beyond that is the solver's, in its
+//! own encoding. Nothing here decides a hit.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use oci::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Doing, Error, Result};
+use crate::format::{self, table};
+use crate::meta::{Batch, Key};
+use crate::{Resource, SnapshotId, Store, clock};
+
+/// Key of a link's row: parent key, digest of the link, child key.
+pub(crate) type LinkKey = (Digest, (Digest, Digest));
+
+/// So many of the newest records of a step are found again by it.
+const PER_STEP: usize = 8;
+
+/// A record to write.
+#[derive(Clone, Debug)]
+pub struct NewRecord<'a> {
+    /// Its name.
+    pub id: Digest,
+    /// The cache keys that lead to it.
+    pub keys: &'a [Digest],
+    /// Which step of which build it is of, for finding the nearest earlier record.
+    pub step: Digest,
+    /// Its results.
+    pub snapshots: &'a [SnapshotId],
+    /// Blobs that its result is made of beside those of the snapshots.
+    pub blobs: &'a [Digest],
+    /// File listings that its ingredients name: see [`Records::put_tree`].
+    pub trees: &'a [Digest],
+    /// When its result was made, milliseconds since 1970.
+    pub created: u64,
+    /// What making it took, in milliseconds.
+    pub cost: u64,
+    /// The record in the solver's encoding.
+    pub body: &'a [u8],
+}
+
+/// What the store itself knows of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// See [`NewRecord::keys`].
+    pub keys: Vec<Digest>,
+    /// See [`NewRecord::step`].
+    pub step: Digest,
+    /// See [`NewRecord::snapshots`].
+    pub snapshots: Vec<SnapshotId>,
+    /// See [`NewRecord::blobs`].
+    pub blobs: Vec<Digest>,
+    /// See [`NewRecord::trees`].
+    pub trees: Vec<Digest>,
+    /// See [`NewRecord::created`].
+    pub created: u64,
+    /// See [`NewRecord::cost`].
+    pub cost: u64,
+}
+
+/// Why a record was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Removal {
+    /// A rule of the policy took it, named here.
+    Evicted(String),
+    /// Somebody asked, named here.
+    Pruned(String),
+    /// It was declared stale by somebody, named here.
+    Invalidated(String),
+    /// Its result was missing or damaged: what, named here.
+    Lost(String),
+}
+
+/// What is left of a removed record, under each of its keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// The record.
+    pub record: Digest,
+    /// Its step.
+    pub step: Digest,
+    /// Why.
+    pub removal: Removal,
+    /// When, milliseconds since 1970.
+    pub when: u64,
+    /// Bytes that its removal freed.
+    pub bytes: u64,
+}
+
+/// See [`Store::records`].
+pub struct Records<'a>(pub(crate) &'a Store);
+
+impl Records<'_> {
+    /// Writes a record, in place of one of the same name.
+    pub fn put(&self, record: &NewRecord<'_>) -> Result<()> {
+        let row = Row {
+            keys: record.keys.to_vec(),
+            step: record.step,
+            snapshots: record.snapshots.to_vec(),
+            blobs: record.blobs.to_vec(),
+            trees: record.trees.to_vec(),
+            created: record.created,
+            cost: record.cost,
+        };
+        self.0.write(|batch| {
+            if let Some(old) = batch.get(&table::RECORDS, &record.id)? {
+                unlist(batch, record.id, &old);
+            }
+            list(batch, record.id, &row)?;
+            let mut steps: Vec<(Digest, u64)> = step_rows(&batch.list(&table::BY_STEP, record.step.bytes())?);
+            steps.retain(|(id, _)| *id != record.id);
+            for (old, _) in steps.iter().skip(PER_STEP - 1) {
+                batch.delete(&table::BY_STEP, &(record.step, *old));
+            }
+            batch.put(&table::BODIES, &record.id, &record.body.to_vec())
+        })
+    }
+
+    /// Adds keys to a record: a result that was found by content is known by definition from then on.
+    pub fn add_keys(&self, id: Digest, keys: &[Digest]) -> Result<()> {
+        self.0.write(|batch| {
+            let mut row: Row = batch.get(&table::RECORDS, &id)?.ok_or_else(|| not_found(id))?;
+            row.keys.extend(keys.iter().filter(|key| !row.keys.contains(key)).copied().collect::<Vec<_>>());
+            list(batch, id, &row)
+        })
+    }
+
+    /// What the store knows of a record.
+    pub fn row(&self, id: &Digest) -> Result<Option<Row>> {
+        self.0.0.meta.get(&table::RECORDS, id)
+    }
+
+    /// A record in the solver's encoding.
+    pub fn body(&self, id: &Digest) -> Result<Option<Vec<u8>>> {
+        self.0.0.meta.get(&table::BODIES, id)
+    }
+
+    /// The records that `key` leads to, newest first.
+    pub fn of_key(&self, key: &Digest) -> Result<Vec<Digest>> {
+        let rows = self.0.0.meta.rows()?.list(&table::BY_KEY, key.bytes())?;
+        Ok(step_rows(&rows).into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// The newest records of `step`, newest first; at most eight.
+    pub fn of_step(&self, step: &Digest) -> Result<Vec<Digest>> {
+        let rows = self.0.0.meta.rows()?.list(&table::BY_STEP, step.bytes())?;
+        Ok(step_rows(&rows).into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// The records whose result is, or contains, this snapshot.
+    pub fn of_snapshot(&self, id: SnapshotId) -> Result<Vec<Digest>> {
+        let mut prefix = Vec::new();
+        id.encode(&mut prefix);
+        let rows = self.0.0.meta.rows()?.list(&table::BY_SNAPSHOT, &prefix)?;
+        Ok(rows.into_iter().map(|((_, record), ())| record).collect())
+    }
+
+    /// Writes links together: from a parent key, through a link in the solver's encoding, to a child key.
+    pub fn add_links(&self, links: &[(Digest, &[u8], Digest)]) -> Result<()> {
+        self.0.write(|batch| {
+            for (parent, link, child) in links {
+                let key = (*parent, (Digest::of(link), *child));
+                if batch.get(&table::LINKS, &key)?.is_none() {
+                    batch.put(&table::LINKS, &key, &link.to_vec())?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The child keys that `link` leads to from `parent`.
+    pub fn children(&self, parent: &Digest, link: &[u8]) -> Result<Vec<Digest>> {
+        let mut prefix = parent.bytes().to_vec();
+        prefix.extend_from_slice(Digest::of(link).bytes());
+        let rows = self.0.0.meta.rows()?.list(&table::LINKS, &prefix)?;
+        Ok(rows.into_iter().map(|((_, (_, child)), _)| child).collect())
+    }
+
+    /// All links from `parent`: the link in the solver's encoding, and the child key.
+    pub fn links(&self, parent: &Digest) -> Result<Vec<(Vec<u8>, Digest)>> {
+        let rows = self.0.0.meta.rows()?.list(&table::LINKS, parent.bytes())?;
+        Ok(rows.into_iter().map(|((_, (_, child)), link)| (link, child)).collect())
+    }
+
+    /// All records by name.
+    pub fn list(&self) -> Result<Vec<(Digest, Row)>> {
+        self.0.0.meta.rows()?.list(&table::RECORDS, &[])
+    }
+
+    /// Removes records, leaving a tombstone under each of their keys. `gone` has the bytes that each removal freed.
+    pub fn remove(&self, gone: &[(Digest, u64)], removal: &Removal) -> Result<()> {
+        let when = clock::now();
+        self.0.write(|batch| gone.iter().try_for_each(|(id, bytes)| bury(batch, *id, removal, when, *bytes)))
+    }
+
+    /// What became of the record that `key` led to, if one was removed and none came after it.
+    pub fn tombstone(&self, key: &Digest) -> Result<Option<Tombstone>> {
+        self.0.0.meta.get(&table::TOMBSTONES, key)
+    }
+
+    /// Keeps a file listing under the digest of the tree that it lists.
+    pub fn put_tree(&self, tree: &Digest, listing: &[u8]) -> Result<()> {
+        let path = self.tree_path(tree);
+        if path.exists() {
+            return Ok(());
+        }
+        let new = self.0.0.root.join(format::TMP).join(clock::id_text(clock::id()));
+        let write = || {
+            let mut encoder = zstd::Encoder::new(std::fs::File::create(&new)?, 1)?;
+            encoder.include_checksum(true)?;
+            encoder.write_all(listing)?;
+            encoder.finish()?;
+            std::fs::rename(&new, &path)
+        };
+        write().doing("write", &path)
+    }
+
+    /// A file listing; `None` when it is not kept.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when its file cannot be decoded. A listing is evidence only: the build can go on without it.
+    pub fn tree(&self, tree: &Digest) -> Result<Option<Vec<u8>>> {
+        let path = self.tree_path(tree);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            bytes => match zstd::decode_all(&bytes.doing("read", &path)?[..]) {
+                Ok(listing) => Ok(Some(listing)),
+                Err(error) => Err(Error::Damaged { path, what: error.to_string() }),
+            },
+        }
+    }
+
+    fn tree_path(&self, tree: &Digest) -> PathBuf {
+        self.0.0.root.join(format::TREES).join(tree.hex())
+    }
+}
+
+fn not_found(id: Digest) -> Error {
+    Error::NotFound { kind: "record", name: id.to_string() }
+}
+
+/// Record names of index rows, newest first.
+fn step_rows(rows: &[((Digest, Digest), u64)]) -> Vec<(Digest, u64)> {
+    let mut list: Vec<(Digest, u64)> = rows.iter().map(|((_, id), created)| (*id, *created)).collect();
+    list.sort_by(|a, b| b.1.cmp(&a.1).then(b.0.cmp(&a.0)));
+    list
+}
+
+/// Stages a record's row and its places in the indexes. Its keys are no graves any more.
+fn list(batch: &mut Batch<'_>, id: Digest, row: &Row) -> Result<()> {
+    for key in &row.keys {
+        batch.put(&table::BY_KEY, &(*key, id), &row.created)?;
+        if batch.get(&table::TOMBSTONES, key)?.is_some() {
+            batch.delete(&table::TOMBSTONES, key);
+        }
+    }
+    for snapshot in &row.snapshots {
+        batch.put(&table::BY_SNAPSHOT, &(*snapshot, id), &())?;
+    }
+    batch.put(&table::BY_STEP, &(row.step, id), &row.created)?;
+    batch.put(&table::RECORDS, &id, row)
+}
+
+/// Stages the removal of a record's row and places.
+fn unlist(batch: &mut Batch<'_>, id: Digest, row: &Row) {
+    row.keys.iter().for_each(|key| batch.delete(&table::BY_KEY, &(*key, id)));
+    row.snapshots.iter().for_each(|snapshot| batch.delete(&table::BY_SNAPSHOT, &(*snapshot, id)));
+    batch.delete(&table::BY_STEP, &(row.step, id));
+    batch.delete(&table::RECORDS, &id);
+    batch.delete(&table::BODIES, &id);
+}
+
+/// Stages a record's removal and its tombstones. One that is not there is no error.
+pub(crate) fn bury(batch: &mut Batch<'_>, id: Digest, removal: &Removal, when: u64, bytes: u64) -> Result<()> {
+    let Some(row) = batch.get(&table::RECORDS, &id)? else { return Ok(()) };
+    unlist(batch, id, &row);
+    batch.delete(&table::USES, &Resource::Record(id).key());
+    let tombstone = Tombstone { record: id, step: row.step, removal: removal.clone(), when, bytes };
+    row.keys.iter().try_for_each(|key| batch.put(&table::TOMBSTONES, key, &tombstone))
+}

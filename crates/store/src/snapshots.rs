@@ -1,0 +1,357 @@
+//! Snapshots: one overlay layer each, with a chain of parents. A draft is the writable upper of one; committing renames it
+//! into place and notes it. A committed layer never changes. Mounting is not done here: `layers` gives overlay's order.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::{Doing, Error, Result};
+use crate::format::{self, table};
+use crate::meta::{Batch, Key};
+use crate::{Resource, Store, clock, trash, usage};
+
+/// Overlay takes no more lower layers than this at once (the kernel's limit is 500); a chain that is longer must be
+/// flattened by whoever builds on it: see [`SnapshotInfo::depth`].
+pub const MAX_LAYERS: u32 = 480;
+
+/// A snapshot's name: short, unique in its store, and rising with time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotId(u64);
+
+impl SnapshotId {
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+    pub(crate) fn from_number(number: u64) -> SnapshotId {
+        SnapshotId(number)
+    }
+}
+
+impl std::fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&clock::id_text(self.0))
+    }
+}
+
+impl std::str::FromStr for SnapshotId {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<SnapshotId> {
+        let none = || Error::NotFound { kind: "snapshot", name: text.to_owned() };
+        clock::parse_id(text).map(SnapshotId).ok_or_else(none)
+    }
+}
+
+// Text where people read it, a number where only larder does.
+impl Serialize for SnapshotId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { self.0.serialize(serializer) }
+    }
+}
+
+impl<'de> Deserialize<'de> for SnapshotId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<SnapshotId, D::Error> {
+        if !deserializer.is_human_readable() {
+            return u64::deserialize(deserializer).map(SnapshotId);
+        }
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a snapshot or volume holds; the types of BuildKit's usage records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// `regular`: the result of a step, or a layer of a base image.
+    #[default]
+    Regular,
+    /// `internal`: larder's own.
+    Internal,
+    /// `frontend`: a frontend image.
+    Frontend,
+    /// `source.local`: a client's files.
+    SourceLocal,
+    /// `source.git.checkout`: a checked-out commit.
+    SourceGitCheckout,
+    /// `exec.cachemount`: a volume.
+    CacheMount,
+}
+
+impl Kind {
+    /// BuildKit's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Regular => "regular",
+            Kind::Internal => "internal",
+            Kind::Frontend => "frontend",
+            Kind::SourceLocal => "source.local",
+            Kind::SourceGitCheckout => "source.git.checkout",
+            Kind::CacheMount => "exec.cachemount",
+        }
+    }
+}
+
+/// What is known of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) parent: Option<SnapshotId>,
+    pub(crate) depth: u32,
+    pub(crate) created: u64,
+    pub(crate) size: Option<u64>,
+    pub(crate) kind: Kind,
+    pub(crate) description: String,
+}
+
+/// What is known of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub id: SnapshotId,
+    /// The snapshot beneath, if any.
+    pub parent: Option<SnapshotId>,
+    /// Layers in its chain, itself included.
+    pub depth: u32,
+    /// When it was committed, milliseconds since 1970.
+    pub created: u64,
+    /// Allocated bytes of its own layer; `None` until somebody measured.
+    pub size: Option<u64>,
+    /// What it holds.
+    pub kind: Kind,
+    /// For people: the step that made it.
+    pub description: String,
+}
+
+impl SnapshotInfo {
+    pub(crate) fn new(id: SnapshotId, row: Row) -> SnapshotInfo {
+        let Row { parent, depth, created, size, kind, description } = row;
+        SnapshotInfo { id, parent, depth, created, size, kind, description }
+    }
+}
+
+/// See [`Store::snapshots`].
+pub struct Snapshots<'a>(pub(crate) &'a Store);
+
+impl Snapshots<'_> {
+    /// Starts a layer on top of `parent`, or on nothing.
+    pub fn begin(&self, parent: Option<SnapshotId>) -> Result<Draft> {
+        let (lower, depth) = match parent {
+            Some(parent) => (self.layers(parent)?, self.row(parent)?.depth),
+            None => (Vec::new(), 0),
+        };
+        let drafts = self.0.0.root.join(format::DRAFTS);
+        let (id, dir) = loop {
+            let id = clock::id();
+            let dir = drafts.join(clock::id_text(id));
+            match fs::create_dir(&dir) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
+                made => made.doing("make", &dir)?,
+            }
+            break (SnapshotId(id), dir);
+        };
+        let (upper, work) = (dir.join("upper"), dir.join("work"));
+        let draft = Draft {
+            store: self.0.clone(),
+            id,
+            row: Row {
+                parent,
+                depth: depth + 1,
+                created: 0,
+                size: None,
+                kind: Kind::Regular,
+                description: String::new(),
+            },
+            dir: Some(dir),
+            upper,
+            work,
+            lower,
+        };
+        fs::create_dir(&draft.upper).doing("make", &draft.upper)?;
+        fs::create_dir(&draft.work).doing("make", &draft.work)?;
+        Ok(draft)
+    }
+
+    /// The layer directories of `id` and its parents in the order of overlay's `lowerdir`: top first, own layer included.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when one of them is not in the store.
+    pub fn layers(&self, id: SnapshotId) -> Result<Vec<PathBuf>> {
+        Ok(self.chain(id)?.into_iter().map(|id| self.dir(id)).collect())
+    }
+
+    /// The chain of `id`: itself first, the lowest last.
+    pub fn chain(&self, id: SnapshotId) -> Result<Vec<SnapshotId>> {
+        let rows = self.0.0.meta.rows()?;
+        let mut chain = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next {
+            chain.push(id);
+            next = rows.get(&table::SNAPSHOTS, &id)?.ok_or_else(|| not_found(id))?.parent;
+        }
+        Ok(chain)
+    }
+
+    /// Whether `id` is in the store.
+    pub fn has(&self, id: SnapshotId) -> Result<bool> {
+        Ok(self.0.0.meta.get(&table::SNAPSHOTS, &id)?.is_some())
+    }
+
+    /// What is known of `id`.
+    pub fn info(&self, id: SnapshotId) -> Result<SnapshotInfo> {
+        Ok(SnapshotInfo::new(id, self.row(id)?))
+    }
+
+    /// The directory of `id`'s own layer. Nobody writes there.
+    pub fn dir(&self, id: SnapshotId) -> PathBuf {
+        self.0.0.root.join(format::SNAPSHOTS).join(clock::id_text(id.0))
+    }
+
+    /// The snapshots right above `id`.
+    pub fn children(&self, id: SnapshotId) -> Result<Vec<SnapshotId>> {
+        let mut prefix = Vec::new();
+        id.encode(&mut prefix);
+        let rows = self.0.0.meta.rows()?.list(&table::CHILDREN, &prefix)?;
+        Ok(rows.into_iter().map(|((_, child), ())| child).collect())
+    }
+
+    /// All snapshots, oldest first.
+    pub fn list(&self) -> Result<Vec<SnapshotInfo>> {
+        let rows = self.0.0.meta.rows()?.list(&table::SNAPSHOTS, &[])?;
+        Ok(rows.into_iter().map(|(id, row)| SnapshotInfo::new(id, row)).collect())
+    }
+
+    /// Allocated bytes of `id`'s own layer, measured now if it never was.
+    pub fn size(&self, id: SnapshotId) -> Result<u64> {
+        if let Some(size) = self.row(id)?.size {
+            return Ok(size);
+        }
+        let size = usage::measure(&self.dir(id))?.bytes;
+        self.note_sizes(&[(id, size)])?;
+        Ok(size)
+    }
+
+    /// Keeps measured sizes.
+    pub(crate) fn note_sizes(&self, sizes: &[(SnapshotId, u64)]) -> Result<()> {
+        self.0.write(|batch| {
+            for (id, size) in sizes {
+                if let Some(mut row) = batch.get(&table::SNAPSHOTS, id)? {
+                    row.size = Some(*size);
+                    batch.put(&table::SNAPSHOTS, id, &row)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes a snapshot that nobody holds and nothing is built on.
+    pub fn remove(&self, id: SnapshotId) -> Result<()> {
+        let what = [Resource::Snapshot(id)];
+        let in_use = || Error::InUse { what: what[0].to_string() };
+        if !self.children(id)?.is_empty() || self.0.0.leases.doom(&what).is_empty() {
+            return Err(in_use());
+        }
+        let removed = self.0.write(|batch| match batch.get(&table::SNAPSHOTS, &id)? {
+            Some(row) => forget(batch, id, &row),
+            None => Ok(()),
+        });
+        let removed = removed.and_then(|()| trash::take(&self.0.0.root, &self.dir(id)));
+        self.0.0.leases.spare(&what);
+        removed?;
+        trash::empty_in_background(&self.0.0.root)
+    }
+
+    fn row(&self, id: SnapshotId) -> Result<Row> {
+        self.0.0.meta.get(&table::SNAPSHOTS, &id)?.ok_or_else(|| not_found(id))
+    }
+}
+
+fn not_found(id: SnapshotId) -> Error {
+    Error::NotFound { kind: "snapshot", name: id.to_string() }
+}
+
+/// Stages the removal of every row that speaks of the snapshot.
+pub(crate) fn forget(batch: &mut Batch<'_>, id: SnapshotId, row: &Row) -> Result<()> {
+    batch.delete(&table::SNAPSHOTS, &id);
+    if let Some(parent) = row.parent {
+        batch.delete(&table::CHILDREN, &(parent, id));
+    }
+    batch.delete(&table::USES, &Resource::Snapshot(id).key());
+    crate::layer_blobs::forget(batch, id)
+}
+
+/// A layer being made. Dropping it removes what was written.
+pub struct Draft {
+    store: Store,
+    id: SnapshotId,
+    row: Row,
+    dir: Option<PathBuf>,
+    upper: PathBuf,
+    work: PathBuf,
+    lower: Vec<PathBuf>,
+}
+
+impl Draft {
+    /// The directory that takes the writes; it becomes the layer.
+    pub fn upper(&self) -> &Path {
+        &self.upper
+    }
+
+    /// Overlay's work directory, empty, beside the upper.
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
+    /// The layers beneath, top first; empty on nothing.
+    pub fn lower(&self) -> &[PathBuf] {
+        &self.lower
+    }
+
+    /// The name that it will have.
+    pub fn id(&self) -> SnapshotId {
+        self.id
+    }
+
+    /// Says what it holds and which step made it, for `du`.
+    pub fn describe(&mut self, kind: Kind, description: &str) {
+        self.row.kind = kind;
+        description.clone_into(&mut self.row.description);
+    }
+
+    /// Gives its allocated bytes, when the writer knows them; else they are measured when somebody asks.
+    pub fn sized(&mut self, bytes: u64) {
+        self.row.size = Some(bytes);
+    }
+
+    /// Makes the upper an immutable layer. Unmount whatever has it as its upper first.
+    pub fn commit(mut self) -> Result<SnapshotId> {
+        let target = self.store.snapshots().dir(self.id);
+        fs::rename(&self.upper, &target).doing("put in place", &target)?;
+        self.row.created = clock::now();
+        let noted = self.store.write(|batch| {
+            if let Some(parent) = self.row.parent {
+                // The collector may have taken the parent if nobody held it.
+                batch.get(&table::SNAPSHOTS, &parent)?.ok_or_else(|| not_found(parent))?;
+                batch.put(&table::CHILDREN, &(parent, self.id), &())?;
+            }
+            batch.put(&table::SNAPSHOTS, &self.id, &self.row)
+        });
+        if noted.is_err() {
+            trash::take(&self.store.0.root, &target)?;
+        }
+        noted?;
+        Ok(self.id)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if let Some(dir) = self.dir.take() {
+            // After a commit only empty folders are left (the kernel makes `work/work`). What cannot be removed here is
+            // taken out at the next open.
+            let _ = fs::remove_dir(self.work.join("work"));
+            if fs::remove_dir(&self.work).and_then(|()| fs::remove_dir(&dir)).is_err() {
+                let root = &self.store.0.root;
+                let _ = trash::take(root, &dir).and_then(|()| trash::empty_in_background(root));
+            }
+        }
+    }
+}
