@@ -1,0 +1,3 @@
+//! Tidy tests over the whole repository: floors, file sizes, opening words.
+
+mod tidy;
