@@ -4,15 +4,26 @@
 //!
 //! How it works: the parent prepares every mount as a *detached* file descriptor (`fsopen`, `open_tree`), resolves
 //! destinations, makes mount points and looks up the user through those descriptors, where allocation and good errors
-//! are cheap. The child  then only performs a list of plain system calls over data made ready for it.
+//! are cheap. The child then only performs a list of plain system calls over data made ready for it.
 
 mod cancel;
+mod capability;
 mod cgroup;
+mod child;
+mod device;
 mod error;
+mod hosts;
 mod kernel;
+mod memory;
+mod overlay;
+mod plan;
+mod process;
+mod resolve;
 pub mod rootless;
 mod run;
+mod seccomp;
 mod spec;
+mod stubs;
 pub mod user;
 
 pub use cancel::Cancel;

@@ -1,9 +1,21 @@
 //! One run from start to end: prepare, clone, pass on what it prints, wait, clean up. Whatever goes wrong, the process
 //! and everything it started are gone when [`Sandbox::run`] returns.
 
-use std::time::Duration;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
-use crate::{Abilities, Cancel, Error, Spec};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::cgroup::Groups;
+use crate::child::{self, Ends, Failure, Stage};
+use crate::kernel::{Cloned, clone3};
+use crate::plan::{Ground, Plan, own_network};
+use crate::{Abilities, Cancel, Error, Security, Spec, seccomp, stubs};
 
 /// How a sandbox behaves on this machine, decided once by the operator.
 #[derive(Debug, Clone, Default)]
@@ -87,12 +99,23 @@ pub struct Exit {
 pub struct Sandbox {
     config: Config,
     abilities: Abilities,
+    groups: Groups,
+    filter: std::sync::OnceLock<Filter>,
+}
+
+struct Filter(Vec<libc::sock_filter>);
+
+impl std::fmt::Debug for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} instructions", self.0.len())
+    }
 }
 
 impl Sandbox {
     /// Looks at what the machine can do. Cheap; nothing is made before the first run.
     pub fn new(config: Config) -> Result<Sandbox, Error> {
-        Ok(Sandbox { config, abilities: Abilities {} })
+        let groups = Groups::new(config.cgroup_parent.clone());
+        Ok(Sandbox { config, abilities: Abilities::detect(), groups, filter: std::sync::OnceLock::new() })
     }
 
     /// What this machine can do.
@@ -103,10 +126,294 @@ impl Sandbox {
     /// Runs `spec` to its end and hands out what it prints as it comes. A process that fails is an [`Exit`]; an error
     /// means it never ran, or was cancelled ([`Error::Cancelled`]). Blocks; call it from a thread that may.
     pub fn run(&self, spec: &Spec, cancel: &Cancel, output: &mut dyn FnMut(Stream, &[u8])) -> Result<Exit, Error> {
-        let _ = (spec, output, &self.config);
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
-        Err(Error::Spec("running processes is not built yet".into()))
+        let own_network = own_network(spec.network, self.config.default_network)?;
+        let plan = Plan::make(
+            spec,
+            Ground {
+                abilities: &self.abilities,
+                devices_held: self.groups.hold_devices(),
+                own_network,
+                hierarchies: &self.groups.hierarchies,
+            },
+        )?;
+        let result = self.run_plan(spec, &plan, cancel, output);
+        // All processes are gone, so is their view of the mounts: the root's descriptor shows the bare root again.
+        stubs::remove(plan.root.as_fd(), &plan.stubs);
+        result
     }
+
+    fn run_plan(
+        &self,
+        spec: &Spec,
+        plan: &Plan,
+        cancel: &Cancel,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Exit, Error> {
+        let mut membership = self.groups.join(spec)?;
+        let tasks = std::mem::take(&mut membership.tasks);
+        let filter = if spec.security == Security::Sandbox {
+            self.filter.get_or_init(|| Filter(seccomp::program())).0.clone()
+        } else {
+            Vec::new()
+        };
+        let pipes = Pipes::make(plan, tasks, filter).map_err(|e| Error::kernel("make pipes", e))?;
+        let started = Instant::now();
+        let mut process = spawn(plan, pipes.ends, membership.into.as_ref())?;
+        if let Some(failure) = read_failure(&pipes.status) {
+            process.reap();
+            return Err(explain(failure, spec, plan, &self.abilities));
+        }
+        pass_on(&mut process, &pipes.stdout, &pipes.stderr, cancel, output)?;
+        let (status, mut usage) = process.reap().ok_or_else(|| Error::kernel("wait for the process", Errno::CHILD))?;
+        usage.wall = started.elapsed();
+        Ok(Exit { status, out_of_memory: membership.out_of_memory(), usage })
+    }
+}
+
+/// The parent's ends, and the child's.
+struct Pipes {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    status: OwnedFd,
+    ends: Ends,
+}
+
+impl Pipes {
+    fn make(plan: &Plan, tasks: Vec<OwnedFd>, filter: Vec<libc::sock_filter>) -> io::Result<Pipes> {
+        let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let (stdout, out) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, err) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (status, told) = pipe_with(PipeFlags::CLOEXEC)?;
+        for end in [&stdout, &stderr] {
+            rustix::io::ioctl_fionbio(end, true)?;
+        }
+        if !plan.process.uid.is_root() {
+            // So that the process may open /dev/stdout again by its path.
+            for end in [&out, &err] {
+                rustix::fs::fchown(end, Some(plan.process.uid), None)?;
+            }
+        }
+        let ends = Ends { stdio: [null, out, err], status: told, tasks, filter };
+        Ok(Pipes { stdout, stderr, status, ends })
+    }
+}
+
+/// A child that is killed and reaped when this is dropped, whatever happens.
+struct Process {
+    pid: i32,
+    pidfd: OwnedFd,
+    reaped: bool,
+}
+
+impl Process {
+    fn kill(&self) {
+        // Process 1 of a PID namespace takes all others with it. It may have ended already.
+        let _ended = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Waits for the end; `None` when somebody else has reaped it.
+    fn reap(&mut self) -> Option<(Status, Usage)> {
+        self.reaped = true;
+        let mut status = 0;
+        // SAFETY: an all-zero rusage is valid.
+        let mut used: libc::rusage = unsafe { std::mem::zeroed() };
+        loop {
+            // SAFETY: the kernel writes only to the two values given.
+            let done = unsafe { libc::wait4(self.pid, &raw mut status, libc::__WALL, &raw mut used) };
+            if done == self.pid {
+                break;
+            }
+            if io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+                return None;
+            }
+        }
+        let status = if libc::WIFSIGNALED(status) {
+            Status::Signal(libc::WTERMSIG(status))
+        } else {
+            Status::Code(libc::WEXITSTATUS(status))
+        };
+        let time = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+        let usage = Usage {
+            wall: Duration::ZERO,
+            user: time(used.ru_utime),
+            system: time(used.ru_stime),
+            max_rss: used.ru_maxrss as u64 * 1024,
+            read_bytes: used.ru_inblock as u64 * 512,
+            written_bytes: used.ru_oublock as u64 * 512,
+        };
+        Some((status, usage))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.reaped {
+            self.kill();
+            self.reap();
+        }
+    }
+}
+
+/// Clones the child. Consumes its ends, so that the parent doesn't hold the pipes open.
+fn spawn(plan: &Plan, ends: Ends, cgroup: Option<&OwnedFd>) -> Result<Process, Error> {
+    let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if plan.own_network {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    let blocked = BlockedSignals::new();
+    // SAFETY: the child calls only `become_process`, which keeps to system calls and never returns.
+    let cloned = unsafe { clone3(namespaces as u64, cgroup.map(AsFd::as_fd)) };
+    match cloned {
+        Ok(Cloned::Child) => child::become_process(plan, &ends),
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            drop(blocked);
+            Ok(Process { pid, pidfd, reaped: false })
+        }
+        Err(e) => Err(Error::Setup {
+            doing: "make namespaces for a process".into(),
+            hint: (e.raw_os_error() == Some(libc::EPERM))
+                .then_some("it takes root, or a user namespace: see the rootless chapter of the manual"),
+            source: e,
+        }),
+    }
+}
+
+/// Keeps this process's signal handlers from running in the child before it has reset them.
+struct BlockedSignals(libc::sigset_t);
+
+impl BlockedSignals {
+    fn new() -> BlockedSignals {
+        // SAFETY: fills and reads two local sets; changes this thread's mask only.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            let mut old: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut old);
+            BlockedSignals(old)
+        }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: puts back the mask that was there.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut()) };
+    }
+}
+
+/// What the child told before it became the process. Blocks until it did, or failed.
+fn read_failure(status: &OwnedFd) -> Option<Failure> {
+    let mut bytes = [0u8; Failure::SIZE];
+    loop {
+        match rustix::io::read(status, &mut bytes) {
+            Err(Errno::INTR) => {}
+            Ok(n) => return Failure::parse(bytes.get(..n)?),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// Hands out output until the process has ended and its pipes are empty, or `cancel` says stop.
+fn pass_on(
+    process: &mut Process,
+    stdout: &OwnedFd,
+    stderr: &OwnedFd,
+    cancel: &Cancel,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<(), Error> {
+    let mut buffer = vec![0u8; 64 << 10];
+    let mut open = [Some((Stream::Stdout, stdout.as_fd())), Some((Stream::Stderr, stderr.as_fd()))];
+    loop {
+        let mut fds = vec![PollFd::new(&process.pidfd, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
+        fds.extend(open.iter().flatten().map(|(_, fd)| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
+        match poll(&mut fds, None) {
+            Err(Errno::INTR) => continue,
+            other => other.map_err(|e| Error::kernel("wait for the process", e))?,
+        };
+        if !fds[1].revents().is_empty() {
+            process.kill();
+            process.reap();
+            return Err(Error::Cancelled);
+        }
+        let ended = !fds[0].revents().is_empty();
+        for slot in &mut open {
+            if let Some((stream, fd)) = *slot
+                && drain(fd, stream, &mut buffer, ended, output)
+            {
+                *slot = None;
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+    }
+}
+
+/// Reads what is there: one piece, or `all` of it. Whether the pipe is closed.
+fn drain(
+    fd: BorrowedFd<'_>,
+    stream: Stream,
+    buffer: &mut [u8],
+    all: bool,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> bool {
+    loop {
+        match rustix::io::read(fd, &mut *buffer) {
+            Ok(0) => return true,
+            Ok(n) => output(stream, &buffer[..n]),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => return false,
+            Err(_) => return true,
+        }
+        if !all {
+            return false;
+        }
+    }
+}
+
+/// A failure of the child in words.
+fn explain(failure: Failure, spec: &Spec, plan: &Plan, abilities: &Abilities) -> Error {
+    let source = io::Error::from_raw_os_error(failure.errno);
+    let program = spec.args.first().cloned().unwrap_or_default();
+    let errno = failure.errno;
+    let doing = match failure.stage {
+        Stage::Execute if errno == libc::ENOENT || errno == libc::ENOTDIR => return Error::NotFound { program },
+        Stage::Execute => return Error::NotExecutable { program, source },
+        Stage::Step => {
+            let Some(step) = plan.steps.get(failure.index as usize) else {
+                return Error::kernel("mount in the sandbox", source);
+            };
+            let dest = std::path::Path::new("/").join(step.dest.to_string_lossy().as_ref());
+            return Error::Mount { what: step.what.clone(), dest, source };
+        }
+        Stage::WorkingDirectory => format!("change to the working directory {}", spec.cwd.display()),
+        Stage::Session => "start a session".into(),
+        Stage::Cgroup => "join a cgroup".into(),
+        Stage::Private => "make a private mount namespace".into(),
+        Stage::Staged => "mount what parts are taken from".into(),
+        Stage::Root => "mount the root".into(),
+        Stage::Hostname => format!("set the host name {:?}", spec.hostname),
+        Stage::Loopback => "bring up the loopback interface".into(),
+        Stage::Pivot => "change the root".into(),
+        Stage::Stdio => "set up standard input and output".into(),
+        Stage::Limits => "set resource limits".into(),
+        Stage::Seccomp => "install the seccomp filter".into(),
+        Stage::Capabilities => "drop capabilities".into(),
+        Stage::User => format!("become user {}:{}", plan.process.uid.as_raw(), plan.process.gid.as_raw()),
+    };
+    let hint = match (failure.stage, errno) {
+        (Stage::User, libc::EINVAL) if abilities.user_namespace => {
+            Some("this id isn't in the user namespace: give the user a range in /etc/subuid and /etc/subgid")
+        }
+        (Stage::Pivot, libc::EINVAL) => {
+            Some("the root of this machine is an initramfs, which cannot be left by pivot_root")
+        }
+        (Stage::Private, libc::ENOSYS) => Some("it takes Linux 5.12"),
+        (Stage::Seccomp, libc::EINVAL) => Some("the kernel lacks CONFIG_SECCOMP_FILTER"),
+        _ => None,
+    };
+    Error::Setup { doing, source, hint }
 }
