@@ -84,7 +84,7 @@ impl Graph {
             return wire::Definition { source: self.source.clone(), ..Default::default() };
         };
         let input = wire::Input { digest: head.vertex.to_string(), index: i64::from(head.output) };
-        let last = wire::Op { inputs: vec![input], ..Default::default() }.encode_to_vec();
+        let last = wire::Op { inputs: vec![input], ..Default::default() }.to_bytes();
         let metadata = self.order.iter().map(|v| (v.digest.to_string(), v.metadata.clone()));
         let metadata = metadata.chain([(Digest::of(&last).to_string(), wire::OpMetadata::default())]).collect();
         let def = self.order.iter().map(|v| v.bytes.clone()).chain([last]).collect();
@@ -143,7 +143,7 @@ impl GraphBuilder {
     /// Encodes `op`, whose inputs must have been added before, and gives its digest. When the same operation is there
     /// already, the first one's metadata stays and new description entries are added to it.
     pub fn add(&mut self, op: wire::Op, metadata: wire::OpMetadata) -> Result<Digest, Error> {
-        let bytes = op.encode_to_vec();
+        let bytes = op.to_bytes();
         let digest = Digest::of(&bytes);
         self.insert(digest, bytes, op, metadata)?;
         Ok(digest)

@@ -21,6 +21,19 @@ pub struct Op {
     pub constraints: Option<WorkerConstraints>,
 }
 
+impl Op {
+    /// The operation's bytes as Go's protobuf writes them: the kind comes after all other fields, whatever its number.
+    /// Clients' digests are of these bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        use prost::Message;
+        let frame = Op { op: None, ..self.clone() };
+        let kind = Op { op: self.op.clone(), ..Op::default() };
+        let mut bytes = frame.encode_to_vec();
+        bytes.extend(kind.encode_to_vec());
+        bytes
+    }
+}
+
 /// The kinds of operation.
 pub mod op {
     /// Exactly one kind an operation.

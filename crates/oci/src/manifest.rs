@@ -111,6 +111,7 @@ impl Index {
 /// A document that is one or the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
+#[allow(clippy::large_enum_variant)] // read once and taken apart
 pub enum ManifestOrIndex {
     Manifest(Manifest),
     Index(Index),

@@ -90,7 +90,14 @@ fn rooms_have_names() {
 #[test]
 fn floors_that_think_touch_nothing() {
     const OUTSIDE: [&str; 8] = [
-        "std::fs", "std::net", "std::process", "std::thread", "SystemTime::now", "Instant::now", "tokio", "std::env::var",
+        "std::fs",
+        "std::net",
+        "std::process",
+        "std::thread",
+        "SystemTime::now",
+        "Instant::now",
+        "tokio",
+        "std::env::var",
     ];
     for (path, text) in all_sources() {
         let inside = |c: &str| path.starts_with(root().join("crates").join(c).join("src"));

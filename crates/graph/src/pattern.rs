@@ -1,0 +1,1 @@
+//! The pattern language of LLB (moby patternmatcher rules); being written.

@@ -1,0 +1,65 @@
+//! The keys of sources: text that says what they are now (a manifest, a chain of layers, a commit), digested.
+
+use oci::{Digest, Platform};
+
+use super::json::Object;
+
+/// The cache digest of a source whose key text is `key`.
+pub fn source_digest(key: &str) -> Digest {
+    Digest::of(format!("buildkit.source.v0:{key}").as_bytes())
+}
+
+/// An image by its manifest.
+pub fn image_key(manifest: &Digest, platform: &Platform, layer_limit: Option<u32>) -> Digest {
+    let mut object = Object::new()
+        .always("Digest", &manifest.to_string())
+        .always("OS", &platform.os)
+        .always("Arch", &platform.architecture)
+        .text("Variant", &platform.variant)
+        .text("OSVersion", &platform.os_version)
+        .texts("OSFeatures", &platform.os_features);
+    if let Some(limit) = layer_limit {
+        object = object.raw("Limit", &limit.to_string());
+    }
+    source_digest(&Digest::of(object.end().as_bytes()).to_string())
+}
+
+/// An image by its layers: different images with the same layers are one. `None` for an image without layers.
+pub fn chain_key(chain: Option<&Digest>) -> Option<Digest> {
+    chain.map(|chain| source_digest(&chain.to_string()))
+}
+
+/// An image of an OCI layout: keyed as any image.
+pub fn layout_key(manifest: &Digest, platform: &Platform, layer_limit: Option<u32>) -> Digest {
+    image_key(manifest, platform, layer_limit)
+}
+
+/// A git tree: commit, whether `.git` is kept (with its ref), subdirectory.
+pub fn git_key(commit: &str, keep_git_of: Option<&str>, subdir: &str) -> Digest {
+    let mut key = commit.to_owned();
+    if let Some(reference) = keep_git_of {
+        key.push_str(".git");
+        if !reference.is_empty() {
+            key.push('#');
+            key.push_str(reference);
+        }
+    }
+    if !subdir.is_empty() {
+        key.push(':');
+        key.push_str(subdir);
+    }
+    source_digest(&key)
+}
+
+/// A file from the web: name, mode and owner that it gets, digest of its content, and when it was last modified.
+pub fn http_key(name: &str, perm: u32, uid: u32, gid: u32, checksum: &Digest, last_modified: &str) -> Digest {
+    let text = Object::new()
+        .always("Filename", name)
+        .raw("Perm", &perm.to_string())
+        .raw("UID", &uid.to_string())
+        .raw("GID", &gid.to_string())
+        .always("Checksum", &checksum.to_string())
+        .text("LastModTime", last_modified)
+        .end();
+    source_digest(&Digest::of(text.as_bytes()).to_string())
+}

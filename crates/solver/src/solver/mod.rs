@@ -1,0 +1,295 @@
+//! The scheduler: events in, effects out. It knows which step waits for what and decides hit or miss; it runs nothing.
+//!
+//! The way of one build: `Event::Build` names wanted edges. Sources are asked for their keys (`Effect::Key`), every other
+//! step waits for the keys of its inputs and looks itself up by definition. On a miss, the parts of inputs whose content
+//! may decide are made (`Effect::Load`/`Effect::Run`) and hashed (`Effect::Hash`). On a miss still, and when an input is a
+//! process that ran again, the driver is asked whether it gave the same tree as before (`Effect::Compare`). What is then a
+//! miss runs once its inputs are there and its result is wanted; what is a hit is loaded only if its result is wanted.
+//!
+//! Same vertices of several builds are one node. Nothing is stored here for longer than builds want it.
+
+mod node;
+mod step;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use graph::{Edge, Graph};
+use oci::{Digest, Platform};
+
+use crate::cause::{Cause, HitSource};
+use crate::key::Malformed;
+use crate::record::{KeyId, Link};
+use node::Node;
+
+/// A build, by a number of the driver's.
+pub type Build = u64;
+
+/// A result that the driver holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResultId(pub u64);
+
+/// The cache as the solver asks it. Answers come at once.
+pub trait Index {
+    /// Keys that `link` leads to from `parent`.
+    fn children(&self, parent: &KeyId, link: &Link) -> Vec<KeyId>;
+    /// The newest usable record under any of `keys`, with its key.
+    fn newest(&self, keys: &[KeyId]) -> Option<(KeyId, Digest)>;
+}
+
+/// An edge that a build wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The edge.
+    pub edge: Edge,
+    /// Whether its result is wanted, or only that it could be had.
+    pub result: bool,
+}
+
+/// What happened.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub enum Event {
+    Build {
+        build: Build,
+        graph: Arc<Graph>,
+        wanted: Vec<Wanted>,
+    },
+    /// Nobody waits for the build any more.
+    Cancel {
+        build: Build,
+    },
+    /// Answer to [`Effect::Key`]: cache digests, the most exact first; none for a source that only content names.
+    Keyed {
+        vertex: Digest,
+        keys: Result<Vec<Digest>, String>,
+    },
+    /// Answer to [`Effect::Hash`].
+    Hashed {
+        vertex: Digest,
+        input: u32,
+        content: Result<Digest, String>,
+    },
+    /// Answer to [`Effect::Compare`]: key of an earlier record of the step on the same trees, and that record.
+    Compared {
+        vertex: Digest,
+        found: Option<(KeyId, Digest)>,
+    },
+    /// Answer to [`Effect::Load`].
+    Loaded {
+        vertex: Digest,
+        results: Result<Vec<ResultId>, Cause>,
+    },
+    /// Answer to [`Effect::Run`].
+    Ran {
+        vertex: Digest,
+        results: Result<Vec<ResultId>, String>,
+    },
+}
+
+/// Why a step runs, as far as the scheduler knows it; `explain` finds the cause.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No record under its keys.
+    NoRecord,
+    /// The graph says that its cache is not to be used.
+    Requested,
+    /// There was a record, and its result could not be had.
+    Unusable(Cause),
+}
+
+/// The keys and links under which a result is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Save {
+    /// The operation's cache digest.
+    pub operation: Digest,
+    /// One key an output.
+    pub keys: Vec<KeyId>,
+    /// From keys of inputs to `keys`.
+    pub links: Vec<(KeyId, Link, KeyId)>,
+}
+
+/// What the driver is to do. Every effect with an answer is answered once, unless it was aborted.
+#[derive(Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Effect {
+    /// Say what a source is now.
+    Key { vertex: Digest },
+    /// Digest the selected content of an input (`CacheMap::inputs[input].content`).
+    Hash { vertex: Digest, input: u32, result: ResultId },
+    /// Find an earlier record of `operation` that was made from the same trees.
+    Compare { vertex: Digest, operation: Digest, inputs: Vec<ResultId> },
+    /// Make a record's results available.
+    Load { vertex: Digest, record: Digest },
+    /// Do the step. `ran`: inputs that are misses themselves. `save`: where its result belongs (sources have none).
+    Run { vertex: Digest, inputs: Vec<ResultId>, reason: Reason, ran: Vec<Digest>, save: Option<Save> },
+    /// The step is a hit for these builds. `renew`: the record is from now on the newest of its definition.
+    Hit { vertex: Digest, source: HitSource, record: Option<Digest>, builds: Vec<Build>, renew: bool },
+    /// More links to a key that was found.
+    Link { links: Vec<(KeyId, Link, KeyId)> },
+    /// Nobody wants the step any more: stop it. No answer is expected.
+    Abort { vertex: Digest },
+    /// The build has what it wanted: a result for each wanted edge that asked for one.
+    Done { build: Build, results: Vec<Option<ResultId>> },
+    /// The build can't have what it wanted.
+    Failed { build: Build, vertex: Digest, error: String },
+}
+
+struct Order {
+    wanted: Vec<Wanted>,
+    graph: Arc<Graph>,
+}
+
+/// See the module.
+pub struct Solver {
+    host: Platform,
+    nodes: HashMap<Digest, Node>,
+    builds: BTreeMap<Build, Order>,
+    queue: VecDeque<Digest>,
+    effects: Vec<Effect>,
+}
+
+impl Solver {
+    /// No builds yet. `host`: platform of operations that name none.
+    pub fn new(host: Platform) -> Solver {
+        Solver { host, nodes: HashMap::new(), builds: BTreeMap::new(), queue: VecDeque::new(), effects: Vec::new() }
+    }
+
+    /// Takes an event and says what is to be done. An event for a step that is gone (aborted meanwhile) does nothing.
+    pub fn step(&mut self, event: Event, index: &dyn Index) -> Vec<Effect> {
+        match event {
+            Event::Build { build, graph, wanted } => self.begin(build, graph, wanted),
+            Event::Cancel { build } => self.forget(build),
+            Event::Keyed { vertex, keys } => self.answered(vertex, |node| node.keyed(keys)),
+            Event::Hashed { vertex, input, content } => self.answered(vertex, |node| node.hashed(input, content)),
+            Event::Compared { vertex, found } => self.answered(vertex, |node| node.compared(found)),
+            Event::Loaded { vertex, results } => self.answered(vertex, |node| node.loaded(results)),
+            Event::Ran { vertex, results } => self.answered(vertex, |node| node.ran(results)),
+        }
+        while let Some(vertex) = self.queue.pop_front() {
+            self.advance(vertex, index);
+        }
+        self.settle();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// How many steps are known; 0 when no build runs.
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether no build runs.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    fn begin(&mut self, build: Build, graph: Arc<Graph>, wanted: Vec<Wanted>) {
+        let mut needed: Vec<Digest> = wanted.iter().map(|w| w.edge.vertex).collect();
+        let mut reached: std::collections::HashSet<Digest> = needed.iter().copied().collect();
+        while let Some(digest) = needed.pop() {
+            for input in graph.get(&digest).iter().flat_map(|v| &v.inputs) {
+                if reached.insert(input.vertex) {
+                    needed.push(input.vertex);
+                }
+            }
+        }
+        for vertex in graph.vertices().filter(|v| reached.contains(&v.digest)) {
+            for input in &vertex.inputs {
+                if let Some(node) = self.nodes.get_mut(&input.vertex) {
+                    node.readers.insert(vertex.digest);
+                }
+            }
+            let known = self.nodes.contains_key(&vertex.digest);
+            let node = self.nodes.entry(vertex.digest).or_insert_with(|| Node::new(vertex.clone(), &self.host));
+            node.builds.insert(build);
+            if known {
+                self.effects.extend(node.joined(build));
+            }
+        }
+        for w in &wanted {
+            if let Some(node) = self.nodes.get_mut(&w.edge.vertex) {
+                node.want_key = true;
+                node.want_result |= w.result;
+                node.targets = true;
+                self.queue.push_back(w.edge.vertex);
+            }
+        }
+        self.builds.insert(build, Order { wanted, graph });
+    }
+
+    fn answered(&mut self, vertex: Digest, take: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.nodes.get_mut(&vertex) {
+            take(node);
+            self.queue.push_back(vertex);
+        }
+    }
+
+    /// Ends builds that have all they want, or can't have it.
+    fn settle(&mut self) {
+        let mut over = Vec::new();
+        for (build, order) in &self.builds {
+            let failed = order.graph.vertices().find_map(|v| {
+                let node = self.nodes.get(&v.digest).filter(|n| n.builds.contains(build))?;
+                node.error().map(|error| (v.digest, error))
+            });
+            if let Some((vertex, error)) = failed {
+                over.push((*build, Effect::Failed { build: *build, vertex, error }));
+                continue;
+            }
+            let all =
+                order.wanted.iter().map(|w| self.nodes.get(&w.edge.vertex)?.outcome(w)).collect::<Option<Vec<_>>>();
+            if let Some(results) = all {
+                over.push((*build, Effect::Done { build: *build, results }));
+            }
+        }
+        for (build, effect) in over {
+            self.report_unneeded(build);
+            self.forget(build);
+            self.effects.push(effect);
+        }
+    }
+
+    /// Steps that were never decided because what reads them was a hit.
+    fn report_unneeded(&mut self, build: Build) {
+        let Some(order) = self.builds.get(&build) else { return };
+        for vertex in order.graph.vertices() {
+            let Some(node) = self.nodes.get_mut(&vertex.digest) else { continue };
+            if node.builds.contains(&build) && node.is_unneeded() {
+                let (source, builds) = (HitSource::NotNeeded, vec![build]);
+                self.effects.push(Effect::Hit { vertex: vertex.digest, source, record: None, builds, renew: false });
+            }
+        }
+    }
+
+    fn forget(&mut self, build: Build) {
+        if self.builds.remove(&build).is_none() {
+            return;
+        }
+        let mut gone = Vec::new();
+        for (digest, node) in &mut self.nodes {
+            node.builds.remove(&build);
+            if node.builds.is_empty() {
+                gone.push(*digest);
+            }
+        }
+        gone.sort_unstable();
+        for digest in gone {
+            let Some(node) = self.nodes.remove(&digest) else { continue };
+            if node.is_busy() {
+                self.effects.push(Effect::Abort { vertex: digest });
+            }
+            for input in &node.vertex.inputs {
+                if let Some(below) = self.nodes.get_mut(&input.vertex) {
+                    below.readers.remove(&digest);
+                }
+            }
+        }
+    }
+}
+
+/// Text of an operation that has no key.
+fn malformed(error: &Malformed) -> String {
+    error.to_string()
+}

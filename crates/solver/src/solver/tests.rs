@@ -1,0 +1,1 @@
+//! Toy graphs through a simulated driver.

@@ -1,0 +1,3 @@
+//! The solver against a real BuildKit's graphs and caches.
+
+mod vectors;

@@ -1,0 +1,11 @@
+//! What tests of all floors share: vectors of a real BuildKit, real registries and base images. Never part of a release.
+//! Everything here runs real parts; what is missing on a machine is said loudly and skipped.
+
+pub mod vectors;
+
+use std::path::PathBuf;
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}
