@@ -7,6 +7,7 @@
 //!   lock                   flock of the one owner; its text says who (pid, command, since)
 //!   meta.redb              rows that are on disk for sure (base)
 //!   journal.<n>            rows written since, in frames with a checksum; the newest n takes the writes
+//!   ballast                room that is given up when the disk is full, so that removing can be written down
 //!   synced                 "<n> <offset>": how much of the journal a syncfs has made safe from power loss
 //!   blobs/sha256/ab/<hex>  immutable bytes, two leading hex digits as folder
 //!   snapshots/<id>/        one overlay layer each: the former upper directory
@@ -37,6 +38,10 @@ pub const META: &str = "meta.redb";
 pub const JOURNAL_PREFIX: &str = "journal.";
 /// How much of the journal is safe from power loss.
 pub const SYNCED: &str = "synced";
+/// Room to give up.
+pub const BALLAST: &str = "ballast";
+/// Bytes of the ballast.
+pub const BALLAST_SIZE: u64 = 1 << 20;
 /// Blobs.
 pub const BLOBS: &str = "blobs/sha256";
 /// Snapshots.

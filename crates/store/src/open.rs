@@ -68,9 +68,10 @@ impl Store {
             failure: Mutex::new(None),
             _lock: lock,
         }));
-        if recovered.dropped > 0 {
+        if recovered.dropped > 0 || recovered.new_boot {
             store.forget_missing()?;
         }
+        take_ballast(root);
         trash::take_leftovers(root)?;
         trash::empty_in_background(root)?;
         Ok(store)
@@ -167,7 +168,19 @@ impl Store {
         Ok(answer)
     }
 
-    /// After rows were lost: removals may have been among them, so rows whose files are gone are forgotten too.
+    /// Does `work`; when the disk is too full for it, gives up the ballast and does it once more.
+    pub(crate) fn with_ballast<T>(&self, work: impl Fn() -> Result<T>) -> Result<T> {
+        match work() {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => {
+                // Not there any more, or not removable: the second try says what is wrong.
+                let _ = std::fs::remove_file(self.root().join(format::BALLAST));
+                work()
+            }
+            other => other,
+        }
+    }
+
+    /// After a power loss: removals may be among the rows that were lost, so rows whose files are gone are forgotten too.
     fn forget_missing(&self) -> Result<()> {
         let rows = self.0.meta.rows()?;
         let (mut blobs, mut snapshots, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
@@ -205,6 +218,17 @@ impl Drop for Inner {
 /// leave this to a child.
 pub fn sync(root: &Path, point: SyncPoint) -> Result<()> {
     meta::mark_synced(root, point)
+}
+
+/// Reserves the ballast if it is not there. Without room for it there is none: that harms only on a full disk.
+fn take_ballast(root: &Path) {
+    let path = root.join(format::BALLAST);
+    if !path.exists()
+        && let Ok(file) = std::fs::File::create(&path)
+        && rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, format::BALLAST_SIZE).is_err()
+    {
+        let _ = std::fs::remove_file(&path);
+    }
 }
 
 /// Refuses a store of another version, and makes the folders of a new one.

@@ -122,8 +122,9 @@ impl Records<'_> {
     pub fn add_keys(&self, id: Digest, keys: &[Digest]) -> Result<()> {
         self.0.write(|batch| {
             let mut row: Row = batch.get(&table::RECORDS, &id)?.ok_or_else(|| not_found(id))?;
+            list_keys(batch, id, keys, row.created)?;
             row.keys.extend(keys.iter().filter(|key| !row.keys.contains(key)).copied().collect::<Vec<_>>());
-            list(batch, id, &row)
+            batch.put(&table::RECORDS, &id, &row)
         })
     }
 
@@ -248,14 +249,20 @@ fn step_rows(rows: &[((Digest, Digest), u64)]) -> Vec<(Digest, u64)> {
     list
 }
 
-/// Stages a record's row and its places in the indexes. Its keys are no graves any more.
-fn list(batch: &mut Batch<'_>, id: Digest, row: &Row) -> Result<()> {
-    for key in &row.keys {
-        batch.put(&table::BY_KEY, &(*key, id), &row.created)?;
+/// Stages the record under its keys, which are no graves any more.
+fn list_keys(batch: &mut Batch<'_>, id: Digest, keys: &[Digest], created: u64) -> Result<()> {
+    for key in keys {
+        batch.put(&table::BY_KEY, &(*key, id), &created)?;
         if batch.get(&table::TOMBSTONES, key)?.is_some() {
             batch.delete(&table::TOMBSTONES, key);
         }
     }
+    Ok(())
+}
+
+/// Stages a record's row and its places in the indexes.
+fn list(batch: &mut Batch<'_>, id: Digest, row: &Row) -> Result<()> {
+    list_keys(batch, id, &row.keys, row.created)?;
     for snapshot in &row.snapshots {
         batch.put(&table::BY_SNAPSHOT, &(*snapshot, id), &())?;
     }

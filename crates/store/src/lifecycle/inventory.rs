@@ -84,8 +84,10 @@ const YOUNG: u64 = 600_000;
 impl Inventory {
     /// Takes the inventory of `store`.
     pub fn take(store: &Store) -> Result<Inventory> {
-        measure_missing(store)?;
-        Ok(Inventory { items: Tally::read(store)?.items(store)?, disk: disk(store)? })
+        store.with_ballast(|| {
+            measure_missing(store)?;
+            Ok(Inventory { items: Tally::read(store)?.items(store)?, disk: disk(store)? })
+        })
     }
 
     /// The rows of `du`, oldest first. Loose records take no room and are not listed.

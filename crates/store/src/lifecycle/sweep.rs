@@ -25,6 +25,9 @@ pub struct Swept {
     pub leftovers: usize,
 }
 
+/// So much goes at a time: on a full disk the rows of one such part must fit into the ballast.
+const PART: usize = 1000;
+
 /// Does what `plan` says, as far as it still holds, and removes what belongs to nothing.
 pub fn sweep(store: &Store, plan: Plan) -> Result<Swept> {
     let wanted: Vec<Resource> = plan.drops.iter().flat_map(resources).collect();
@@ -48,37 +51,39 @@ fn act(store: &Store, plan: Plan, doomed: &[Resource]) -> Result<Swept> {
         plan.drops.into_iter().partition(|decision| resources(decision).iter().all(|what| doomed.contains(what)));
     swept.spared.extend(spared.iter().map(|decision| decision.resource));
     let needed: HashSet<Digest> = spared.iter().flat_map(|decision| decision.blobs.iter().copied()).collect();
-    let (volumes, going): (Vec<_>, Vec<_>) =
+    let (volumes, mut going): (Vec<_>, Vec<_>) =
         going.into_iter().partition(|decision| matches!(decision.resource, Resource::Volume(_)));
-    let going = remove_rows(store, going, &needed, &plan.ask, &mut swept)?;
-    remove_files(store, &going, &needed)?;
-    swept.gone = going;
+    for decision in &mut going {
+        decision.blobs.retain(|blob| !needed.contains(blob));
+    }
+    for part in going.chunks(PART) {
+        let kept = store.with_ballast(|| remove_rows(store, part, &plan.ask))?;
+        let (went, spared): (Vec<_>, Vec<_>) =
+            part.iter().cloned().partition(|decision| !kept.contains(&decision.resource));
+        remove_files(store, &went)?;
+        swept.gone.extend(went);
+        swept.spared.extend(spared.into_iter().map(|decision| decision.resource));
+    }
     remove_volumes(store, volumes, &mut swept)?;
     swept.bytes = swept.gone.iter().map(|decision| decision.usage.size).sum();
-    swept.leftovers = leftovers::remove(store)?;
+    swept.leftovers = store.with_ballast(|| leftovers::remove(store))?;
     trash::empty(store.root())?;
     Ok(swept)
 }
 
-/// Removes the rows of what goes, in one write; returns what went.
-fn remove_rows(
-    store: &Store,
-    going: Vec<Decision>,
-    needed: &HashSet<Digest>,
-    ask: &Ask,
-    swept: &mut Swept,
-) -> Result<Vec<Decision>> {
+/// Removes the rows of a part, in one write. Returns the snapshots that stay, as something was built on them meanwhile.
+fn remove_rows(store: &Store, part: &[Decision], ask: &Ask) -> Result<HashSet<Resource>> {
     let when = clock::now();
     store.write(|batch| {
         let mut gone: HashSet<SnapshotId> = HashSet::new();
-        let mut went = Vec::with_capacity(going.len());
+        let mut kept = HashSet::new();
         // Children come before what they are built on, in a plan.
-        for decision in going {
+        for decision in part {
             if let Resource::Snapshot(id) = decision.resource {
                 let children = store.snapshots().children(id)?;
                 let Some(row) = batch.get(&table::SNAPSHOTS, &id)? else { continue };
                 if !children.iter().all(|child| gone.contains(child)) {
-                    swept.spared.push(decision.resource);
+                    kept.insert(decision.resource);
                     continue;
                 }
                 snapshots::forget(batch, id, &row)?;
@@ -91,23 +96,22 @@ fn remove_rows(
             for record in &decision.records {
                 bury(batch, *record, &removal, when, decision.usage.size)?;
             }
-            for blob in decision.blobs.iter().filter(|blob| !needed.contains(blob)) {
+            for blob in &decision.blobs {
                 batch.delete(&table::BLOBS, blob);
                 batch.delete(&table::USES, &Resource::Blob(*blob).key());
             }
-            went.push(decision);
         }
-        Ok(went)
+        Ok(kept)
     })
 }
 
-fn remove_files(store: &Store, gone: &[Decision], needed: &HashSet<Digest>) -> Result<()> {
+fn remove_files(store: &Store, gone: &[Decision]) -> Result<()> {
     let root = store.root();
     for decision in gone {
         if let Resource::Snapshot(id) = decision.resource {
             trash::take(root, &store.snapshots().dir(id))?;
         }
-        for blob in decision.blobs.iter().filter(|blob| !needed.contains(blob)) {
+        for blob in &decision.blobs {
             trash::take(root, &format::blob(root, blob))?;
         }
     }

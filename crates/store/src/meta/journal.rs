@@ -10,7 +10,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::Value;
+use super::{Recovered, Value};
 use crate::error::{Doing, Error, Result};
 use crate::format;
 
@@ -86,13 +86,13 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Replays the journals of `root` that are newer than `applied` into `each`, cuts off what does not count, removes
-    /// what is applied, and opens the newest for writing. Returns how many bytes did not count.
+    /// what is applied, and opens the newest for writing. Says what did not count.
     pub(super) fn open(
         root: &Path,
         boot: &str,
         applied: u64,
         mut each: impl FnMut(Vec<u8>, Value),
-    ) -> Result<(Journal, u64)> {
+    ) -> Result<(Journal, Recovered)> {
         let synced = synced(root)?;
         let mut numbers = numbers(root)?;
         let fresh = numbers.partition_point(|number| *number <= applied);
@@ -121,23 +121,26 @@ impl Journal {
             dropped += std::fs::metadata(path(root, later)).map_or(0, |data| data.len());
             remove(root, later)?;
         }
-        let journal = match last {
+        let (journal, new_boot) = match last {
             Some((number, good)) if good >= HEADER as u64 => Journal::resume(root, boot, number, good)?,
-            Some((number, _)) => Journal::create(root, boot, number)?,
-            None => Journal::create(root, boot, applied + 1)?,
+            // Not even a header was there: nothing says which boot wrote last.
+            Some((number, _)) => (Journal::create(root, boot, number)?, true),
+            None => (Journal::create(root, boot, applied + 1)?, false),
         };
-        Ok((journal, dropped))
+        Ok((journal, Recovered { dropped, new_boot }))
     }
 
-    fn resume(root: &Path, boot: &str, number: u64, len: u64) -> Result<Journal> {
+    /// Goes on after byte `len`; says whether another boot wrote last.
+    fn resume(root: &Path, boot: &str, number: u64, len: u64) -> Result<(Journal, bool)> {
         let path = path(root, number);
         let file = OpenOptions::new().read(true).write(true).open(&path).doing("open", &path)?;
         let mut journal = Journal { path, file, number, len, boot: boot.to_owned() };
         journal.cut()?;
-        if journal.writer_boot()?.as_deref() != Some(boot) {
+        let new_boot = journal.writer_boot()?.as_deref() != Some(boot);
+        if new_boot {
             journal.frame(BOOT, boot.as_bytes())?;
         }
-        Ok(journal)
+        Ok((journal, new_boot))
     }
 
     /// Makes journal `number`, empty.

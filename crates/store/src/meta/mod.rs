@@ -51,6 +51,8 @@ struct Writer {
 pub struct Recovered {
     /// Bytes of the journal that did not count: a torn end, or what another boot wrote and never synced.
     pub dropped: u64,
+    /// The machine was started anew since the last write: what had not reached the disk may be gone.
+    pub new_boot: bool,
 }
 
 impl Meta {
@@ -60,7 +62,7 @@ impl Meta {
         let applied = base.applied()?;
         let mut overlay = Overlay::new();
         let mut written = 0;
-        let (journal, dropped) = Journal::open(root, boot, applied, |key, value| {
+        let (journal, recovered) = Journal::open(root, boot, applied, |key, value| {
             written += 1;
             overlay.insert(key, (written, value));
         })?;
@@ -71,7 +73,7 @@ impl Meta {
             base: RwLock::new(base),
             checkpoint: Mutex::new(()),
         };
-        Ok((meta, Recovered { dropped }))
+        Ok((meta, recovered))
     }
 
     /// A view of all rows as they are now; later writes do not show in it.
