@@ -51,7 +51,7 @@ fn step(store: &Store, number: u64, parent: &mut Option<SnapshotId>, acks: &mut 
     std::fs::write(draft.upper().join("file"), &bytes).unwrap();
     let id = draft.commit().unwrap();
     ack(acks, &format!("snapshot {id} {}", blob.digest));
-    *parent = if number % 5 == 0 { None } else { Some(id) };
+    *parent = if number.is_multiple_of(5) { None } else { Some(id) };
     let name = Digest::of(&number.to_be_bytes());
     let body = number.to_le_bytes().repeat(400);
     let (keys, snapshots) = ([name], [id]);

@@ -93,6 +93,7 @@ fn five_thousand_steps() {
     let inventory = time("inventory (du)", || Inventory::take(&store).unwrap());
     assert_eq!(inventory.usage().count(), 5000);
     let all = Policy::asked("me", Rule { all: true, ..Rule::default() });
+    time("sync", || store.sync().unwrap());
     let made = time("plan of all", || plan(&inventory, &all, u64::MAX));
     let swept = time("sweep of all", || sweep(&store, made).unwrap());
     assert_eq!((swept.gone.len(), count(&store, "snapshots"), count(&store, "trash")), (5000, 0, 0));

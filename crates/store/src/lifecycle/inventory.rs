@@ -222,7 +222,7 @@ impl Tally {
         items.extend(loose_records.into_iter().map(|(id, row)| self.loose_record(id, row, &mut taken)));
         let loose = self.blobs.iter().filter(|(digest, _)| !taken.contains(digest));
         items.extend(loose.map(|(digest, row)| self.loose_blob(*digest, row, recent(row.created))));
-        items.sort_by(|a, b| (a.usage.created, a.resource).cmp(&(b.usage.created, b.resource)));
+        items.sort_by_key(|item| (item.usage.created, item.resource));
         Ok(items)
     }
 

@@ -12,13 +12,25 @@ impl Meta {
     /// Folds everything written so far into the base; on disk for sure when it returns.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         let _turn = self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner);
-        let (old, cut) = {
+        let (old, cut, bytes) = {
             let mut writer = self.lock_writer();
             let old = writer.journal.number();
-            writer.journal = writer.journal.next(&self.root)?;
-            writer.asked = false;
-            (old, writer.written)
+            let next = writer.journal.next(&self.root)?;
+            writer.older += writer.journal.len();
+            writer.journal = next;
+            (old, writer.written, writer.older)
         };
+        let folded = self.fold(old, cut);
+        let mut writer = self.lock_writer();
+        writer.asked = false;
+        if folded.is_ok() {
+            writer.older -= bytes;
+        }
+        folded
+    }
+
+    /// Brings the rows up to write `cut`, which are in journals up to `old`, into the base.
+    fn fold(&self, old: u64, cut: u64) -> Result<()> {
         // The files that the rows speak of must be on disk before the rows are for good.
         sync_file_system(&self.root)?;
         let rows: Vec<(Vec<u8>, Value)> = {

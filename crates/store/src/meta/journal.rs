@@ -86,20 +86,20 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Replays the journals of `root` that are newer than `applied` into `each`, cuts off what does not count, removes
-    /// what is applied, and opens the newest for writing. Says what did not count.
+    /// what is applied, and opens the newest for writing. Says how many bytes the others have, and what did not count.
     pub(super) fn open(
         root: &Path,
         boot: &str,
         applied: u64,
         mut each: impl FnMut(Vec<u8>, Value),
-    ) -> Result<(Journal, Recovered)> {
+    ) -> Result<(Journal, u64, Recovered)> {
         let synced = synced(root)?;
         let mut numbers = numbers(root)?;
         let fresh = numbers.partition_point(|number| *number <= applied);
         for number in numbers.drain(..fresh) {
             remove(root, number)?;
         }
-        let mut dropped = 0;
+        let (mut older, mut dropped) = (0, 0);
         let mut last = None;
         while last.is_none() && !numbers.is_empty() {
             let number = numbers.remove(0);
@@ -115,6 +115,8 @@ impl Journal {
             // What follows a cut was written after what is lost, so it does not count either.
             if good < bytes.len() as u64 || numbers.is_empty() {
                 last = Some((number, good));
+            } else {
+                older += good;
             }
         }
         for later in numbers {
@@ -127,7 +129,7 @@ impl Journal {
             Some((number, _)) => (Journal::create(root, boot, number)?, true),
             None => (Journal::create(root, boot, applied + 1)?, false),
         };
-        Ok((journal, Recovered { dropped, new_boot }))
+        Ok((journal, older, Recovered { dropped, new_boot }))
     }
 
     /// Goes on after byte `len`; says whether another boot wrote last.

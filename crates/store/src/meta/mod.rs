@@ -42,7 +42,9 @@ struct Writer {
     journal: Journal,
     /// Number of the newest write.
     written: u64,
-    /// A checkpoint was asked for and has not begun.
+    /// Bytes of earlier journals that are not in the base yet.
+    older: u64,
+    /// A checkpoint was asked for and has not ended.
     asked: bool,
 }
 
@@ -62,13 +64,13 @@ impl Meta {
         let applied = base.applied()?;
         let mut overlay = Overlay::new();
         let mut written = 0;
-        let (journal, recovered) = Journal::open(root, boot, applied, |key, value| {
+        let (journal, older, recovered) = Journal::open(root, boot, applied, |key, value| {
             written += 1;
             overlay.insert(key, (written, value));
         })?;
         let meta = Meta {
             root: root.to_owned(),
-            writer: Mutex::new(Writer { journal, written, asked: false }),
+            writer: Mutex::new(Writer { journal, written, older, asked: false }),
             overlay: RwLock::new(overlay),
             base: RwLock::new(base),
             checkpoint: Mutex::new(()),
@@ -111,10 +113,16 @@ impl Meta {
         Ok(answer)
     }
 
-    /// Whether the journal is long enough to be folded into the base; says so once.
+    /// Bytes of the journals that are not in the base.
+    pub(crate) fn backlog(&self) -> u64 {
+        let writer = self.lock_writer();
+        writer.older + writer.journal.len()
+    }
+
+    /// Whether the journals are long enough to be folded into the base and nobody is at it; says so once.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         let mut writer = self.lock_writer();
-        let wants = !writer.asked && writer.journal.len() > CHECKPOINT_AT;
+        let wants = !writer.asked && writer.older + writer.journal.len() > CHECKPOINT_AT;
         writer.asked |= wants;
         wants
     }

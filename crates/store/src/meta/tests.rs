@@ -1,4 +1,5 @@
 //! Rows against a plain map, over reopenings, checkpoints, torn ends and boots.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)] // A test that fails may panic, and skips are told.
 
 use std::collections::BTreeMap;
 
