@@ -33,7 +33,7 @@ pub use leases::{Lease, Leases, Resource};
 pub use lock::Owner;
 pub use meta::{Recovered, SyncPoint};
 pub use open::{Options, Store, sync};
-pub use records::{NewRecord, Records, Removal, Row as RecordRow, Tombstone};
+pub use records::{CacheIndex, MadeOf, NewRecord, Records, Removal, Row as RecordRow, Tombstone};
 pub use snapshots::{Draft, Kind, MAX_LAYERS, SnapshotId, SnapshotInfo, Snapshots};
 pub use usage::{Usage, measure};
 pub use volumes::{Sharing, Volume, VolumeInfo, VolumeRequest, Volumes};

@@ -1,6 +1,7 @@
 //! Opening a store: take the lock, read the metadata, put right what a killed process or a power loss left.
 //! The store is one handle that clones cheaply; its parts (`blobs()`, `snapshots()`, …) borrow it.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -215,11 +216,24 @@ impl Store {
             blobs.extend((!there).then_some(digest));
             Ok(ControlFlow::Continue(()))
         })?;
+        let mut whole = BTreeMap::new();
         rows.scan(&table::SNAPSHOTS, &[], |id, row| {
-            let there = self.snapshots().dir(id).is_dir();
-            snapshots.extend((!there).then_some((id, row)));
+            if self.snapshots().dir(id).is_dir() {
+                whole.insert(id, row);
+            } else {
+                snapshots.push((id, row));
+            }
             Ok(ControlFlow::Continue(()))
         })?;
+        // A layer is of no use without what it is built on.
+        loop {
+            let stands = |row: &crate::snapshots::Row| row.parent.is_none_or(|parent| whole.contains_key(&parent));
+            let fallen: Vec<_> = whole.iter().filter(|(_, row)| !stands(row)).map(|(id, _)| *id).collect();
+            if fallen.is_empty() {
+                break;
+            }
+            snapshots.extend(fallen.iter().filter_map(|id| Some((*id, whole.remove(id)?))));
+        }
         rows.scan(&table::VOLUMES, &[], |id, _| {
             volumes.extend((!volumes::dir(&self.0.root, id).is_dir()).then_some(id));
             Ok(ControlFlow::Continue(()))
@@ -228,7 +242,10 @@ impl Store {
         self.write(|batch| {
             blobs.iter().for_each(|digest| batch.delete(&table::BLOBS, digest));
             volumes.iter().for_each(|id| batch.delete(&table::VOLUMES, id));
-            snapshots.iter().try_for_each(|(id, row)| crate::snapshots::forget(batch, *id, row))
+            snapshots.iter().try_for_each(|(id, row)| {
+                crate::snapshots::forget(batch, *id, row)?;
+                crate::snapshots::forget_records(batch, *id, "its result, which a power loss took")
+            })
         })
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::error::{Doing, Error, Result};
 use crate::format::{self, table};
 use crate::meta::{Batch, Key};
+use crate::records::{Removal, bury};
 use crate::{Resource, Store, clock, trash, usage};
 
 /// Overlay takes no more lower layers than this at once (the kernel's limit is 500); a chain that is longer must be
@@ -250,7 +251,7 @@ impl Snapshots<'_> {
             return Err(in_use());
         }
         let removed = self.0.write(|batch| match batch.get(&table::SNAPSHOTS, &id)? {
-            Some(row) => forget(batch, id, &row),
+            Some(row) => forget(batch, id, &row).and_then(|()| forget_records(batch, id, "its result was removed")),
             None => Ok(()),
         });
         let removed = removed.and_then(|()| trash::take(&self.0.0.root, &self.dir(id)));
@@ -276,6 +277,17 @@ pub(crate) fn forget(batch: &mut Batch<'_>, id: SnapshotId, row: &Row) -> Result
     }
     batch.delete(&table::USES, &Resource::Snapshot(id).key());
     crate::layer_blobs::forget(batch, id)
+}
+
+/// Stages the removal of the records whose result is, or contains, the snapshot.
+pub(crate) fn forget_records(batch: &mut Batch<'_>, id: SnapshotId, why: &str) -> Result<()> {
+    let mut prefix = Vec::new();
+    id.encode(&mut prefix);
+    let removal = Removal::Lost(why.to_owned());
+    for ((_, record), ()) in batch.list(&table::BY_SNAPSHOT, &prefix)? {
+        bury(batch, record, &removal, clock::now(), 0)?;
+    }
+    Ok(())
 }
 
 /// A layer being made. Dropping it removes what was written.

@@ -58,6 +58,7 @@ fn step(store: &Store, number: u64, parent: &mut Option<SnapshotId>, acks: &mut 
     let record = NewRecord {
         id: name,
         keys: &keys,
+        operation: name,
         step: name,
         snapshots: &snapshots,
         blobs: &[blob.digest],

@@ -72,6 +72,7 @@ fn rows_of_files_that_a_power_loss_took_are_forgotten() {
     let lost = store.blobs().put(b"lost").unwrap().digest;
     let snapshot = crate::snapshots::layer(&store, None, "a");
     let top = crate::snapshots::layer(&store, Some(snapshot), "b");
+    let above = crate::lifecycle::step(&store, Some(top), "c");
     store.sync().unwrap();
     assert!(!store.unsynced().unwrap());
     let unsynced = store.blobs().put(b"unsynced").unwrap().digest;
@@ -87,6 +88,9 @@ fn rows_of_files_that_a_power_loss_took_are_forgotten() {
     assert!(!store.blobs().has(&lost).unwrap() && !store.blobs().has(&unsynced).unwrap());
     assert!(store.snapshots().has(snapshot).unwrap() && !store.snapshots().has(top).unwrap());
     assert!(store.snapshots().children(snapshot).unwrap().is_empty());
+    assert!(!store.snapshots().has(above).unwrap(), "nothing stands on what is lost");
+    let grave = store.records().tombstone(&oci::Digest::of(b"key c")).unwrap().unwrap();
+    assert!(matches!(grave.removal, store::Removal::Lost(_)));
 }
 
 fn rename_boot(journal: &std::path::Path) {

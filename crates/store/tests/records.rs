@@ -13,7 +13,18 @@ fn digest(number: u8) -> Digest {
 }
 
 pub(crate) fn record(id: Digest, keys: &[Digest], created: u64) -> NewRecord<'_> {
-    NewRecord { id, keys, step: digest(200), snapshots: &[], blobs: &[], trees: &[], created, cost: 0, body: b"body" }
+    NewRecord {
+        id,
+        keys,
+        operation: digest(201),
+        step: digest(200),
+        snapshots: &[],
+        blobs: &[],
+        trees: &[],
+        created,
+        cost: 0,
+        body: b"body",
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -135,6 +146,76 @@ fn a_step_remembers_its_newest_eight() {
     let newest: Vec<Digest> = (4..12).rev().map(digest).collect();
     assert_eq!(store.records().of_step(&digest(200)).unwrap(), newest);
     assert!(store.records().row(&digest(0)).unwrap().is_some(), "the record itself stays");
+}
+
+/// A solver's record of one step.
+fn solved(key: Digest, created: u64, listing: Digest) -> solver::Record {
+    let ingredients = solver::Ingredients {
+        name: "[build 2/3] COPY . .".to_owned(),
+        parts: vec![
+            solver::Part::Instruction("COPY . .".to_owned()),
+            solver::Part::Files { from: "context".to_owned(), listing, count: 1 },
+        ],
+        parents: vec![solver::Parent { name: "[build 1/3] FROM x".to_owned(), key: Some(digest(9)) }],
+    };
+    solver::Record {
+        keys: vec![key],
+        operation: digest(8),
+        results: vec!["snapshot".to_owned()],
+        inputs: vec!["base".to_owned()],
+        ingredients,
+        cost: solver::Cost { millis: 1200, bytes: 5 },
+        created,
+        build: "b1".to_owned(),
+        locator: solver::Locator::of("project", "", "[build 2/3] COPY . ."),
+    }
+}
+
+#[test]
+fn the_solver_finds_what_was_saved() {
+    use solver::Index;
+    let (root, store) = new();
+    let records = store.records();
+    let files = solver::Files(vec![solver::FileEntry {
+        path: "a".to_owned(),
+        kind: solver::FileKind::File,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        digest: digest(7),
+    }]);
+    let listing = records.put_files(&files).unwrap();
+    let snapshot = crate::snapshots::layer(&store, None, "result");
+    let link = solver::Link { input: 0, output: 0, digest: digest(8), selector: Some(digest(6)) };
+    let made_of = store::MadeOf { snapshots: vec![snapshot], blobs: Vec::new() };
+    let (parent, key) = (digest(1), digest(2));
+    let old = records.save(&solved(key, 10, listing), &[(parent, link, key)], &made_of).unwrap();
+    let new = records.save(&solved(key, 20, listing), &[(parent, link, key)], &made_of).unwrap();
+    records.link(&[(digest(3), link, key)]).unwrap();
+    drop(store);
+
+    let store = open(root.path());
+    let records = store.records();
+    let index = records.index();
+    assert_eq!(index.children(&parent, &link), [key]);
+    assert_eq!(index.children(&digest(3), &link), [key]);
+    assert_eq!(index.children(&parent, &solver::Link { selector: None, ..link }), []);
+    assert_eq!(index.newest(&[digest(99), key]), Some((key, new)));
+    records.renew(&old, 30).unwrap();
+    assert_eq!(index.newest(&[key]), Some((key, old)));
+    assert_eq!(records.use_now(&old).unwrap(), solved(key, 10, listing));
+    assert_eq!(store.last_use(Resource::Snapshot(snapshot)).unwrap().map(|(_, count)| count), Some(1));
+    assert_eq!(records.of_operation(&digest(8)).unwrap(), [old, new]);
+    let locator = solver::Locator::of("project", "", "[build 2/4] COPY . .");
+    assert_eq!(records.earlier(&locator).unwrap().len(), 2);
+    assert_eq!(records.files(&listing).unwrap(), Some(files));
+    index.failure().unwrap();
+
+    store.snapshots().remove(snapshot).unwrap();
+    assert_eq!(index.newest(&[key]), None);
+    assert!(matches!(records.use_now(&old), Err(Error::NotFound { .. })));
+    let lost = records.lost(&[digest(99), key]).unwrap().unwrap();
+    assert!(matches!(lost.cause, solver::Cause::BlobMissing { .. }));
 }
 
 #[test]

@@ -1,17 +1,22 @@
 //! The cache as rows: which keys lead to which keys (links), which keys lead to which records, the newest records of a
-//! step, and what became of those that were removed (tombstones). What a record says beyond that is the solver's, in its
-//! own encoding. Nothing here decides a hit.
+//! step, and what became of those that were removed (tombstones). What a record says beyond that is kept as bytes; `cache`
+//! is the same in the solver's types. Nothing here decides a hit.
 
-use std::io::Write;
-use std::path::PathBuf;
+mod cache;
+mod listings;
+mod tombstones;
 
 use oci::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Doing, Error, Result};
-use crate::format::{self, table};
+use crate::error::{Error, Result};
+use crate::format::table;
 use crate::meta::{Batch, Key};
-use crate::{Resource, SnapshotId, Store, clock};
+use crate::{SnapshotId, Store};
+
+pub use cache::{CacheIndex, MadeOf};
+pub(crate) use tombstones::bury;
+pub use tombstones::{Removal, Tombstone};
 
 /// Key of a link's row: parent key, digest of the link, child key.
 pub(crate) type LinkKey = (Digest, (Digest, Digest));
@@ -26,6 +31,8 @@ pub struct NewRecord<'a> {
     pub id: Digest,
     /// The cache keys that lead to it.
     pub keys: &'a [Digest],
+    /// The operation's cache digest.
+    pub operation: Digest,
     /// Which step of which build it is of, for finding the nearest earlier record.
     pub step: Digest,
     /// Its results.
@@ -47,6 +54,8 @@ pub struct NewRecord<'a> {
 pub struct Row {
     /// See [`NewRecord::keys`].
     pub keys: Vec<Digest>,
+    /// See [`NewRecord::operation`].
+    pub operation: Digest,
     /// See [`NewRecord::step`].
     pub step: Digest,
     /// See [`NewRecord::snapshots`].
@@ -61,61 +70,13 @@ pub struct Row {
     pub cost: u64,
 }
 
-/// Why a record was removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Removal {
-    /// A rule of the policy took it, named here.
-    Evicted(String),
-    /// Somebody asked, named here.
-    Pruned(String),
-    /// It was declared stale by somebody, named here.
-    Invalidated(String),
-    /// Its result was missing or damaged: what, named here.
-    Lost(String),
-}
-
-/// What is left of a removed record, under each of its keys.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tombstone {
-    /// The record.
-    pub record: Digest,
-    /// Its step.
-    pub step: Digest,
-    /// Why.
-    pub removal: Removal,
-    /// When, milliseconds since 1970.
-    pub when: u64,
-    /// Bytes that its removal freed.
-    pub bytes: u64,
-}
-
 /// See [`Store::records`].
 pub struct Records<'a>(pub(crate) &'a Store);
 
 impl Records<'_> {
     /// Writes a record, in place of one of the same name.
     pub fn put(&self, record: &NewRecord<'_>) -> Result<()> {
-        let row = Row {
-            keys: record.keys.to_vec(),
-            step: record.step,
-            snapshots: record.snapshots.to_vec(),
-            blobs: record.blobs.to_vec(),
-            trees: record.trees.to_vec(),
-            created: record.created,
-            cost: record.cost,
-        };
-        self.0.write(|batch| {
-            if let Some(old) = batch.get(&table::RECORDS, &record.id)? {
-                unlist(batch, record.id, &old);
-            }
-            list(batch, record.id, &row)?;
-            let mut steps: Vec<(Digest, u64)> = step_rows(&batch.list(&table::BY_STEP, record.step.bytes())?);
-            steps.retain(|(id, _)| *id != record.id);
-            for (old, _) in steps.iter().skip(PER_STEP - 1) {
-                batch.delete(&table::BY_STEP, &(record.step, *old));
-            }
-            batch.put(&table::BODIES, &record.id, &record.body.to_vec())
-        })
+        self.0.write(|batch| put(batch, record))
     }
 
     /// Adds keys to a record: a result that was found by content is known by definition from then on.
@@ -125,6 +86,15 @@ impl Records<'_> {
             list_keys(batch, id, keys, row.created)?;
             row.keys.extend(keys.iter().filter(|key| !row.keys.contains(key)).copied().collect::<Vec<_>>());
             batch.put(&table::RECORDS, &id, &row)
+        })
+    }
+
+    /// Makes a record the newest of its keys, operation and step, as of `now` (milliseconds since 1970).
+    pub fn renew(&self, id: &Digest, now: u64) -> Result<()> {
+        self.0.write(|batch| {
+            let mut row: Row = batch.get(&table::RECORDS, id)?.ok_or_else(|| not_found(*id))?;
+            row.created = now;
+            list(batch, *id, &row)
         })
     }
 
@@ -141,13 +111,19 @@ impl Records<'_> {
     /// The records that `key` leads to, newest first.
     pub fn of_key(&self, key: &Digest) -> Result<Vec<Digest>> {
         let rows = self.0.0.meta.rows()?.list(&table::BY_KEY, key.bytes())?;
-        Ok(step_rows(&rows).into_iter().map(|(id, _)| id).collect())
+        Ok(newest_first(&rows).into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// The records of operations with this cache digest, newest first.
+    pub fn of_operation(&self, operation: &Digest) -> Result<Vec<Digest>> {
+        let rows = self.0.0.meta.rows()?.list(&table::BY_OPERATION, operation.bytes())?;
+        Ok(newest_first(&rows).into_iter().map(|(id, _)| id).collect())
     }
 
     /// The newest records of `step`, newest first; at most eight.
     pub fn of_step(&self, step: &Digest) -> Result<Vec<Digest>> {
         let rows = self.0.0.meta.rows()?.list(&table::BY_STEP, step.bytes())?;
-        Ok(step_rows(&rows).into_iter().map(|(id, _)| id).collect())
+        Ok(newest_first(&rows).into_iter().map(|(id, _)| id).collect())
     }
 
     /// The records whose result is, or contains, this snapshot.
@@ -160,15 +136,7 @@ impl Records<'_> {
 
     /// Writes links together: from a parent key, through a link in the solver's encoding, to a child key.
     pub fn add_links(&self, links: &[(Digest, &[u8], Digest)]) -> Result<()> {
-        self.0.write(|batch| {
-            for (parent, link, child) in links {
-                let key = (*parent, (Digest::of(link), *child));
-                if batch.get(&table::LINKS, &key)?.is_none() {
-                    batch.put(&table::LINKS, &key, &link.to_vec())?;
-                }
-            }
-            Ok(())
-        })
+        self.0.write(|batch| links.iter().try_for_each(|(parent, link, child)| put_link(batch, parent, link, child)))
     }
 
     /// The child keys that `link` leads to from `parent`.
@@ -189,53 +157,6 @@ impl Records<'_> {
     pub fn list(&self) -> Result<Vec<(Digest, Row)>> {
         self.0.0.meta.rows()?.list(&table::RECORDS, &[])
     }
-
-    /// Removes records, leaving a tombstone under each of their keys. `gone` has the bytes that each removal freed.
-    pub fn remove(&self, gone: &[(Digest, u64)], removal: &Removal) -> Result<()> {
-        let when = clock::now();
-        self.0.write(|batch| gone.iter().try_for_each(|(id, bytes)| bury(batch, *id, removal, when, *bytes)))
-    }
-
-    /// What became of the record that `key` led to, if one was removed and none came after it.
-    pub fn tombstone(&self, key: &Digest) -> Result<Option<Tombstone>> {
-        self.0.0.meta.get(&table::TOMBSTONES, key)
-    }
-
-    /// Keeps a file listing under the digest of the tree that it lists.
-    pub fn put_tree(&self, tree: &Digest, listing: &[u8]) -> Result<()> {
-        let path = self.tree_path(tree);
-        if path.exists() {
-            return Ok(());
-        }
-        let new = self.0.0.root.join(format::TMP).join(clock::id_text(clock::id()));
-        let write = || {
-            let mut encoder = zstd::Encoder::new(std::fs::File::create(&new)?, 1)?;
-            encoder.include_checksum(true)?;
-            encoder.write_all(listing)?;
-            encoder.finish()?;
-            std::fs::rename(&new, &path)
-        };
-        write().doing("write", &path)
-    }
-
-    /// A file listing; `None` when it is not kept.
-    ///
-    /// # Errors
-    /// [`Error::Damaged`] when its file cannot be decoded. A listing is evidence only: the build can go on without it.
-    pub fn tree(&self, tree: &Digest) -> Result<Option<Vec<u8>>> {
-        let path = self.tree_path(tree);
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            bytes => match zstd::decode_all(&bytes.doing("read", &path)?[..]) {
-                Ok(listing) => Ok(Some(listing)),
-                Err(error) => Err(Error::Damaged { path, what: error.to_string() }),
-            },
-        }
-    }
-
-    fn tree_path(&self, tree: &Digest) -> PathBuf {
-        self.0.0.root.join(format::TREES).join(tree.hex())
-    }
 }
 
 fn not_found(id: Digest) -> Error {
@@ -243,10 +164,43 @@ fn not_found(id: Digest) -> Error {
 }
 
 /// Record names of index rows, newest first.
-fn step_rows(rows: &[((Digest, Digest), u64)]) -> Vec<(Digest, u64)> {
+fn newest_first(rows: &[((Digest, Digest), u64)]) -> Vec<(Digest, u64)> {
     let mut list: Vec<(Digest, u64)> = rows.iter().map(|((_, id), created)| (*id, *created)).collect();
     list.sort_by(|a, b| b.1.cmp(&a.1).then(b.0.cmp(&a.0)));
     list
+}
+
+/// Stages a record.
+fn put(batch: &mut Batch<'_>, record: &NewRecord<'_>) -> Result<()> {
+    let row = Row {
+        keys: record.keys.to_vec(),
+        operation: record.operation,
+        step: record.step,
+        snapshots: record.snapshots.to_vec(),
+        blobs: record.blobs.to_vec(),
+        trees: record.trees.to_vec(),
+        created: record.created,
+        cost: record.cost,
+    };
+    if let Some(old) = batch.get(&table::RECORDS, &record.id)? {
+        unlist(batch, record.id, &old);
+    }
+    list(batch, record.id, &row)?;
+    let mut steps = newest_first(&batch.list(&table::BY_STEP, record.step.bytes())?);
+    steps.retain(|(id, _)| *id != record.id);
+    for (old, _) in steps.iter().skip(PER_STEP - 1) {
+        batch.delete(&table::BY_STEP, &(record.step, *old));
+    }
+    batch.put(&table::BODIES, &record.id, &record.body.to_vec())
+}
+
+/// Stages a link, if it is not there.
+fn put_link(batch: &mut Batch<'_>, parent: &Digest, link: &[u8], child: &Digest) -> Result<()> {
+    let key = (*parent, (Digest::of(link), *child));
+    match batch.get(&table::LINKS, &key)? {
+        Some(_) => Ok(()),
+        None => batch.put(&table::LINKS, &key, &link.to_vec()),
+    }
 }
 
 /// Stages the record under its keys, which are no graves any more.
@@ -266,6 +220,7 @@ fn list(batch: &mut Batch<'_>, id: Digest, row: &Row) -> Result<()> {
     for snapshot in &row.snapshots {
         batch.put(&table::BY_SNAPSHOT, &(*snapshot, id), &())?;
     }
+    batch.put(&table::BY_OPERATION, &(row.operation, id), &row.created)?;
     batch.put(&table::BY_STEP, &(row.step, id), &row.created)?;
     batch.put(&table::RECORDS, &id, row)
 }
@@ -274,16 +229,8 @@ fn list(batch: &mut Batch<'_>, id: Digest, row: &Row) -> Result<()> {
 fn unlist(batch: &mut Batch<'_>, id: Digest, row: &Row) {
     row.keys.iter().for_each(|key| batch.delete(&table::BY_KEY, &(*key, id)));
     row.snapshots.iter().for_each(|snapshot| batch.delete(&table::BY_SNAPSHOT, &(*snapshot, id)));
+    batch.delete(&table::BY_OPERATION, &(row.operation, id));
     batch.delete(&table::BY_STEP, &(row.step, id));
     batch.delete(&table::RECORDS, &id);
     batch.delete(&table::BODIES, &id);
-}
-
-/// Stages a record's removal and its tombstones. One that is not there is no error.
-pub(crate) fn bury(batch: &mut Batch<'_>, id: Digest, removal: &Removal, when: u64, bytes: u64) -> Result<()> {
-    let Some(row) = batch.get(&table::RECORDS, &id)? else { return Ok(()) };
-    unlist(batch, id, &row);
-    batch.delete(&table::USES, &Resource::Record(id).key());
-    let tombstone = Tombstone { record: id, step: row.step, removal: removal.clone(), when, bytes };
-    row.keys.iter().try_for_each(|key| batch.put(&table::TOMBSTONES, key, &tombstone))
 }
