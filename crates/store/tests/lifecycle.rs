@@ -285,6 +285,47 @@ fn filters_are_buildkits() {
 }
 
 #[test]
+fn flags_are_buildxs() {
+    let usage = |id: &str, description: &str| UsageRecord {
+        id: id.to_owned(),
+        description: description.to_owned(),
+        ..UsageRecord::default()
+    };
+    let rule = |flags: &[&str]| Rule::default().with_flags(flags).unwrap();
+    let both = rule(&["until=1h", "type=regular", "id=bc", r#"description~=say "a, b""#]);
+    assert_eq!(both.keep_duration, 3_600_000);
+    assert!(both.filter.matches(&usage("abcd", r#"say "a, b" twice"#)));
+    assert!(!both.filter.matches(&usage("acbd", r#"say "a, b" twice"#)) && !both.filter.matches(&usage("abcd", "a")));
+    assert!(rule(&["type!=internal", "immutable"]).filter.matches(&usage("", "")));
+    assert!(rule(&[r"description=a\b"]).filter.matches(&usage("", r"a\b")));
+    assert!(rule(&["unused-for=24h"]).filter.is_all() && rule(&[]).filter.is_all());
+    assert!(Rule::default().with_flags(&["until=soon"]).is_err());
+}
+
+#[test]
+fn volumes_go_unless_they_are_mounted() {
+    let (_root, store) = new();
+    let mut wait = || std::ops::ControlFlow::Break(());
+    let request = |name| VolumeRequest { name, seed: None, sharing: Sharing::Shared, description: "" };
+    drop(store.volumes().take(&request("free"), &mut wait).unwrap());
+    let mounted = store.volumes().take(&request("mounted"), &mut wait).unwrap();
+    std::fs::write(mounted.path().join("file"), [1; 5000]).unwrap();
+    let made = plan(&Inventory::take(&store).unwrap(), &all(), u64::MAX);
+    let late = store.volumes().take(&request("free"), &mut wait).unwrap();
+    let swept = sweep(&store, made).unwrap();
+    assert_eq!(swept.spared, [Resource::Volume(late.id())]);
+    drop(late);
+    let filter = Filter::parse(&["type==exec.cachemount"]).unwrap();
+    let policy = Policy::asked("me", Rule { filter, ..Rule::default() });
+    assert_eq!(prune(&store, &policy).gone.len(), 1);
+    assert_eq!(count(&store, "volumes"), 1);
+    assert!(mounted.path().join("file").exists());
+    drop(mounted);
+    let inventory = Inventory::take(&store).unwrap();
+    assert!(inventory.usage().next().unwrap().size >= 5000);
+}
+
+#[test]
 fn durations_are_gos() {
     let seconds = |text: &str| parse_duration(text).map(|d| d.as_secs_f64()).ok();
     assert_eq!(seconds("24h"), Some(86_400.0));

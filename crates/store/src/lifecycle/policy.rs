@@ -1,7 +1,8 @@
 //! The rules of what stays: each names the records it speaks of, how long they stay after their last use, and how much
 //! room they may take. The meaning of every number is BuildKit's (`PruneRequest`), so its clients' flags fit.
 
-use super::{Disk, Filter};
+use super::{Disk, Filter, parse_duration};
+use crate::error::Result;
 
 /// One rule.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,35 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Adds `--filter` flags as buildx has them: `until=24h` (or `unused-for`), `type=regular`, `id=abc` (a part of it),
+    /// `description~=make`, `inuse`. All of them must hold.
+    ///
+    /// # Errors
+    /// [`Error::Filter`](crate::Error::Filter) for what cannot be read.
+    pub fn with_flags<T: AsRef<str>>(mut self, flags: &[T]) -> Result<Rule> {
+        let mut tests = Vec::new();
+        for flag in flags.iter().map(AsRef::as_ref) {
+            match flag.split_once('=') {
+                Some(("until" | "unused-for", age)) => {
+                    self.keep_duration = u64::try_from(parse_duration(age)?.as_millis()).unwrap_or(u64::MAX);
+                }
+                Some((field, value)) => {
+                    let value = value.strip_prefix('=').unwrap_or(value);
+                    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+                    let compare = match field.as_bytes().last() {
+                        _ if field == "id" => "~=",
+                        Some(b'!' | b'~') => "=",
+                        _ => "==",
+                    };
+                    tests.push(format!("{field}{compare}\"{value}\""));
+                }
+                None => tests.push(flag.to_owned()),
+            }
+        }
+        self.filter = Filter::parse(&[tests.join(",")])?;
+        Ok(self)
+    }
+
     /// The total that it goes down to; `None` when everything it speaks of goes.
     pub(super) fn target(&self, total: u64, disk: Disk) -> Option<u64> {
         if self.max_used_space == 0 && self.reserved_space == 0 && self.min_free_space == 0 {

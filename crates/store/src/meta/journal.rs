@@ -7,7 +7,7 @@
 //! Kind 1: a batch, each row as key length (u32), value length + 1 or 0 for a removal (u32), key, value.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::{Recovered, Value};
@@ -110,11 +110,11 @@ impl Journal {
             };
             let path = path(root, number);
             let bytes = std::fs::read(&path).doing("read", &path)?;
-            let good = replay(&path, &bytes, boot, safe, &mut each)?;
+            let (good, ours) = replay(&path, &bytes, boot, safe, &mut each)?;
             dropped += bytes.len() as u64 - good;
             // What follows a cut was written after what is lost, so it does not count either.
             if good < bytes.len() as u64 || numbers.is_empty() {
-                last = Some((number, good));
+                last = Some((number, good, ours));
             } else {
                 older += good;
             }
@@ -124,25 +124,26 @@ impl Journal {
             remove(root, later)?;
         }
         let (journal, new_boot) = match last {
-            Some((number, good)) if good >= HEADER as u64 => Journal::resume(root, boot, number, good)?,
+            Some((number, good, ours)) if good >= HEADER as u64 => {
+                (Journal::resume(root, boot, number, good, ours)?, !ours)
+            }
             // Not even a header was there: nothing says which boot wrote last.
-            Some((number, _)) => (Journal::create(root, boot, number)?, true),
+            Some((number, ..)) => (Journal::create(root, boot, number)?, true),
             None => (Journal::create(root, boot, applied + 1)?, false),
         };
         Ok((journal, older, Recovered { dropped, new_boot }))
     }
 
-    /// Goes on after byte `len`; says whether another boot wrote last.
-    fn resume(root: &Path, boot: &str, number: u64, len: u64) -> Result<(Journal, bool)> {
+    /// Goes on after byte `len`. `ours`: this boot wrote what is before.
+    fn resume(root: &Path, boot: &str, number: u64, len: u64, ours: bool) -> Result<Journal> {
         let path = path(root, number);
         let file = OpenOptions::new().read(true).write(true).open(&path).doing("open", &path)?;
         let mut journal = Journal { path, file, number, len, boot: boot.to_owned() };
         journal.cut()?;
-        let new_boot = journal.writer_boot()?.as_deref() != Some(boot);
-        if new_boot {
+        if !ours {
             journal.frame(BOOT, boot.as_bytes())?;
         }
-        Ok((journal, new_boot))
+        Ok(journal)
     }
 
     /// Makes journal `number`, empty.
@@ -216,15 +217,6 @@ impl Journal {
         self.file.seek(SeekFrom::Start(self.len)).doing("seek in", &self.path)?;
         Ok(())
     }
-
-    /// The boot that the last boot frame names.
-    fn writer_boot(&mut self) -> Result<Option<String>> {
-        let mut bytes = Vec::new();
-        self.file.rewind().doing("seek in", &self.path)?;
-        self.file.read_to_end(&mut bytes).doing("read", &self.path)?;
-        let boots = Frames { bytes: &bytes, at: HEADER }.filter(|frame| frame.kind == BOOT);
-        Ok(boots.last().map(|frame| String::from_utf8_lossy(frame.payload).into_owned()))
-    }
 }
 
 /// Removes journal `number`.
@@ -258,9 +250,16 @@ fn numbers(root: &Path) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// Hands the rows that count to `each` and returns how many bytes of the file count.
-fn replay(path: &Path, bytes: &[u8], boot: &str, safe: u64, each: &mut impl FnMut(Vec<u8>, Value)) -> Result<u64> {
-    let Some((header, _)) = bytes.split_at_checked(HEADER) else { return Ok(0) };
+/// Hands the rows that count to `each`. Returns how many bytes of the file count, and whether this boot wrote the last of
+/// them.
+fn replay(
+    path: &Path,
+    bytes: &[u8],
+    boot: &str,
+    safe: u64,
+    each: &mut impl FnMut(Vec<u8>, Value),
+) -> Result<(u64, bool)> {
+    let Some((header, _)) = bytes.split_at_checked(HEADER) else { return Ok((0, false)) };
     let damaged = |what: String| Error::Damaged { path: path.to_owned(), what };
     if !header.starts_with(MAGIC) {
         return Err(damaged("it does not begin as a journal".to_owned()));
@@ -273,18 +272,17 @@ fn replay(path: &Path, bytes: &[u8], boot: &str, safe: u64, each: &mut impl FnMu
     let mut frames = Frames { bytes, at: HEADER };
     let mut ours = false;
     while let Some(frame) = frames.next() {
-        if frame.kind == BOOT {
-            ours = frame.payload == boot.as_bytes();
-        }
-        if !ours && frames.at as u64 > safe {
+        let by_us = if frame.kind == BOOT { frame.payload == boot.as_bytes() } else { ours };
+        if !by_us && frames.at as u64 > safe {
             break;
         }
+        ours = by_us;
         if frame.kind == BATCH {
             rows(frame.payload, each).ok_or_else(|| damaged(format!("a batch of another shape at byte {good}")))?;
         }
         good = frames.at as u64;
     }
-    Ok(good)
+    Ok((good, ours))
 }
 
 fn rows(mut payload: &[u8], each: &mut impl FnMut(Vec<u8>, Value)) -> Option<()> {

@@ -1,0 +1,10 @@
+//! Dockerfiles: text to a spanned tree, and the tree to a graph and an image configuration.
+//! It asks and never fetches: what it must know of the outside (base images, ignore files) comes in as facts.
+
+pub mod ast;
+pub mod diagnostic;
+pub mod parse;
+pub mod words;
+
+pub use diagnostic::{Diagnostic, LineIndex, Severity, Span};
+pub use parse::{parse, parse_with_notes, trigger};
