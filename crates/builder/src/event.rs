@@ -23,16 +23,43 @@ pub struct Event {
 #[allow(missing_docs)]
 pub enum What {
     /// A step is known. Comes once, before anything else of that step.
-    Known { step: Digest, name: String, inputs: Vec<Digest>, group: Option<String> },
-    Started { step: Digest },
+    Known {
+        step: Digest,
+        name: String,
+        inputs: Vec<Digest>,
+        group: Option<String>,
+    },
+    Started {
+        step: Digest,
+    },
     /// `cached`: nothing ran for it. `error`: its text, when it failed.
-    Completed { step: Digest, cached: bool, error: Option<String> },
+    Completed {
+        step: Digest,
+        cached: bool,
+        error: Option<String>,
+    },
     /// Why it was a hit or had to run. Comes at most once a step and build.
-    Verdict { step: Digest, verdict: Verdict },
-    Log { step: Digest, stream: Stream, bytes: Vec<u8> },
+    Verdict {
+        step: Digest,
+        verdict: Verdict,
+    },
+    Log {
+        step: Digest,
+        stream: Stream,
+        bytes: Vec<u8>,
+    },
     /// A part of a step's work, such as one blob that is fetched. `total` 0 is unknown.
-    Progress { step: Digest, part: String, current: u64, total: u64, done: bool },
-    Warning { step: Digest, warning: Warning },
+    Progress {
+        step: Digest,
+        part: String,
+        current: u64,
+        total: u64,
+        done: bool,
+    },
+    Warning {
+        step: Digest,
+        warning: Warning,
+    },
 }
 
 /// Which of a process' two streams.

@@ -2,9 +2,11 @@
 //! It decides nothing about cache keys or causes (`solver` does) and knows no wire format of any client (`daemon` will).
 //! Whatever blocks enters through [`blocking`].
 
+pub mod build;
 pub mod engine;
 pub mod event;
 pub mod exporters;
+pub mod history;
 pub mod live;
 pub mod ops;
 pub mod session;
@@ -28,6 +30,15 @@ pub enum Error {
     Operation(#[from] ops::Error),
     #[error(transparent)]
     Export(#[from] exporters::Error),
+    #[error("{} can't be built", .0.filename)]
+    Dockerfile(Box<build::Faulty>),
+    #[error("{} steps had to run, and --fail-on-miss forbids it", .0.len())]
+    Missed(build::Misses),
+    /// A step of the graph failed.
+    #[error("{name}: {error}")]
+    Step { step: oci::Digest, name: String, error: String },
+    #[error("{0}")]
+    Request(String),
     #[error("cancelled")]
     Cancelled,
     #[error("a worker thread of larder ended early while it did {what}: this is a defect of larder, please report it")]

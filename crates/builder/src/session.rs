@@ -95,8 +95,11 @@ pub trait Session: Send + Sync {
     fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Credentials>, Error>>;
 
     /// The place for output number `output` (its position in the request), after the exporter knows its `response`.
-    fn output<'a>(&'a self, output: usize, response: &'a BTreeMap<String, String>)
-    -> BoxFuture<'a, Result<Sink, Error>>;
+    fn output<'a>(
+        &'a self,
+        output: usize,
+        response: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<Sink, Error>>;
 
     /// An OCI layout directory that the client offers under `store` (`oci-layout://` contexts), on this machine.
     fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>>;

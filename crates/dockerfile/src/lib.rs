@@ -3,8 +3,10 @@
 
 pub mod ast;
 pub mod diagnostic;
+pub mod lower;
 pub mod parse;
 pub mod words;
 
 pub use diagnostic::{Diagnostic, LineIndex, Severity, Span};
+pub use lower::lower;
 pub use parse::{parse, parse_with_notes, trigger};

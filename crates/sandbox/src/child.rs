@@ -291,7 +291,7 @@ fn set_stdio(stdio: &[OwnedFd; 3]) -> Result<(), Errno> {
 
 fn set_limits(plan: &Plan) -> Result<(), Errno> {
     for (resource, limit) in &plan.process.rlimits {
-        rustix::process::setrlimit(*resource, limit.clone())?;
+        rustix::process::setrlimit(*resource, *limit)?;
     }
     rustix::process::umask(Mode::from_raw_mode(plan.process.umask));
     Ok(())

@@ -150,21 +150,34 @@ fn before_6_7() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (6, 7)
 }
 
-/// Mounts with `mount(2)` in a thread with a mount namespace of its own and takes a detached copy out of it. Descriptors
-/// as `/proc/self/fd/N` keep the options short: about 230 layers fit.
+/// Mounts with `mount(2)` in a thread with a mount namespace of its own and takes a detached copy out of it.
 fn old_api(root: &Root, user: bool) -> io::Result<OwnedFd> {
-    let mut values = Vec::new();
-    for layer in &root.lower {
-        values.push(Value::descriptor(layer)?);
-    }
-    let lower: Vec<_> = values.iter().map(|v| v.text.to_string_lossy()).collect();
+    let result = std::thread::scope(|scope| scope.spawn(|| mount_aside(root, user)).join());
+    result.unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+}
+
+fn mount_aside(root: &Root, user: bool) -> io::Result<OwnedFd> {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    // SAFETY: only this thread's file system context and mount namespace are left; the descriptor table stays shared.
+    unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS)? };
+    crate::kernel::make_private()?;
+    // Overlay takes layers of the mounter's own namespace only: opened after it's made.
+    let (options, _open) = old_options(root, user)?;
+    // Any directory serves as the place: the namespace is this thread's alone and ends with it.
+    rustix::mount::mount(c"overlay", c"/proc", c"overlay", MountFlags::empty(), Some(options.as_c_str()))?;
+    clone_tree(CWD, c"/proc", true)
+}
+
+/// Options as one string, with descriptors as `/proc/self/fd/N` to keep it short: about 230 layers fit a page.
+fn old_options(root: &Root, user: bool) -> io::Result<(CString, Vec<Value>)> {
+    let mut open = root.lower.iter().map(|l| Value::descriptor(l)).collect::<io::Result<Vec<_>>>()?;
+    let lower: Vec<_> = open.iter().map(|v| v.text.to_string_lossy()).collect();
     let mut options = format!("lowerdir={}", lower.join(":"));
-    let mut dirs = Vec::new();
     if let Some(upper) = &root.upper {
         let (dir, work) = (Value::descriptor(&upper.dir)?, Value::descriptor(&upper.work)?);
         options +=
             &format!(",upperdir={},workdir={},volatile", dir.text.to_string_lossy(), work.text.to_string_lossy());
-        dirs = vec![dir, work];
+        open.extend([dir, work]);
     }
     for (key, value) in plain_options(user) {
         options += &format!(",{key}={value}");
@@ -176,20 +189,7 @@ fn old_api(root: &Root, user: bool) -> io::Result<OwnedFd> {
         let message = format!("{} layers are too many for this kernel: Linux 6.7 takes up to 500", root.lower.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
-    let options = CString::new(options)?;
-    let result = std::thread::scope(|scope| scope.spawn(|| mount_aside(&options)).join());
-    drop(dirs);
-    result.unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
-}
-
-fn mount_aside(options: &CString) -> io::Result<OwnedFd> {
-    use rustix::thread::{UnshareFlags, unshare_unsafe};
-    // SAFETY: only this thread's file system context and mount namespace are left; the descriptor table stays shared.
-    unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS)? };
-    crate::kernel::make_private()?;
-    // Any directory serves as the place: the namespace is this thread's alone and ends with it.
-    rustix::mount::mount(c"overlay", c"/proc", c"overlay", MountFlags::empty(), Some(options.as_c_str()))?;
-    clone_tree(CWD, c"/proc", true)
+    Ok((CString::new(options)?, open))
 }
 
 #[cfg(test)]
@@ -203,6 +203,7 @@ mod tests {
         io::read_to_string(fs::File::from(fd)).ok()
     }
 
+    #[allow(clippy::print_stderr)]
     fn is_root(what: &str) -> bool {
         let root = fs::metadata("/proc/self").map(|m| m.uid() == 0).unwrap_or(false);
         if !root {

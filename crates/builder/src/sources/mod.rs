@@ -11,7 +11,9 @@ pub mod oci_layout;
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
-    #[error("`{identifier}` is not a source that larder knows: expected docker-image://, oci-layout://, git://, http(s):// or local://")]
+    #[error(
+        "`{identifier}` is not a source that larder knows: expected docker-image://, oci-layout://, git://, http(s):// or local://"
+    )]
     UnknownScheme { identifier: String },
     #[error("source `{identifier}` has a bad attribute {name}={value}: {reason}")]
     BadAttribute { identifier: String, name: String, value: String, reason: String },

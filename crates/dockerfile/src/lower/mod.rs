@@ -1,0 +1,180 @@
+//! The tree to a graph and an image configuration: BuildKit's Dockerfile frontend, byte for byte the same operations.
+//! It asks and never fetches: what must be known of the outside comes in as facts, and what is missing comes out as needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use graph::Graph;
+use oci::{Digest, ImageConfig, Platform};
+
+use crate::ast::File;
+use crate::diagnostic::Diagnostic;
+
+/// Whose cache is not used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NoCache {
+    /// Every cache is used.
+    #[default]
+    None,
+    /// No step's.
+    All,
+    /// Not these stages' (names or numbers).
+    Stages(Vec<String>),
+}
+
+/// What stands behind the name of a named context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A directory of the client's, under this name in the session.
+    Local(String),
+    /// An image reference.
+    Image(String),
+    /// A git URL, or an http(s) one.
+    Remote(String),
+    /// An image of an OCI layout: the client's store name and an optional tag or digest.
+    Layout {
+        /// The session's name for the layout.
+        store: String,
+        /// `name@sha256:…`, `:tag`, or empty.
+        reference: String,
+    },
+}
+
+/// What a build is asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The wanted stage by name or number; empty is the last.
+    pub target: String,
+    /// `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// The platform to build for.
+    pub platform: Platform,
+    /// The platform that builds.
+    pub build_platform: Platform,
+    /// Whether names carry the platform.
+    pub multi_platform: bool,
+    /// Whose cache is not used.
+    pub no_cache: NoCache,
+    /// `--build-context`.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// What the main context is: `None` is the client's directory `context`; else a git or http URL.
+    pub context_url: Option<String>,
+    /// The client's session id, part of `local://` and `oci-layout://` operations (BuildKit's `local.session`).
+    pub session: String,
+    /// Patterns of the main context's ignore file.
+    pub ignore: Vec<String>,
+    /// The Dockerfile's own name, for source locations.
+    pub filename: String,
+    /// `host`, `none`, or empty.
+    pub network: String,
+    /// `NAME=IP` lines.
+    pub add_hosts: Vec<(String, String)>,
+    /// Bytes of /dev/shm; 0 is the default.
+    pub shm_size: u64,
+    /// name, soft, hard.
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: String,
+    /// Host name of RUN steps.
+    pub hostname: String,
+    /// `image.resolvemode` of image sources: empty, `pull` or `local`.
+    pub resolve_mode: String,
+    /// SOURCE_DATE_EPOCH in seconds, when given.
+    pub epoch: Option<i64>,
+}
+
+impl Options {
+    /// Nothing special, for `platform` on `build_platform`.
+    pub fn new(platform: Platform, build_platform: Platform) -> Options {
+        Options {
+            target: String::new(),
+            build_args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            platform,
+            build_platform,
+            multi_platform: false,
+            no_cache: NoCache::None,
+            contexts: BTreeMap::new(),
+            context_url: None,
+            session: String::new(),
+            ignore: Vec::new(),
+            filename: "Dockerfile".into(),
+            network: String::new(),
+            add_hosts: Vec::new(),
+            shm_size: 0,
+            ulimits: Vec::new(),
+            cgroup_parent: String::new(),
+            hostname: String::new(),
+            resolve_mode: String::new(),
+            epoch: None,
+        }
+    }
+}
+
+/// Something that must be known first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// What the image is now (normalised reference).
+    Image {
+        /// `docker.io/library/debian:12`.
+        reference: String,
+        /// For which platform.
+        platform: String,
+    },
+    /// What an OCI layout's image is.
+    Layout {
+        /// The session's name for the layout.
+        store: String,
+        /// Tag, digest or empty.
+        reference: String,
+        /// For which platform.
+        platform: String,
+    },
+    /// Patterns of a named local context's ignore file.
+    Ignore {
+        /// The session's name for the directory.
+        context: String,
+    },
+}
+
+/// The answer to a [`Need`].
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// To `Image` and `Layout`.
+    Image {
+        /// Pins the reference.
+        digest: Digest,
+        /// The configuration.
+        config: Box<ImageConfig>,
+    },
+    /// To `Ignore`.
+    Patterns(Vec<String>),
+}
+
+/// A lowered Dockerfile.
+#[derive(Clone, Debug)]
+pub struct Lowered {
+    /// The operations; the head is the target's files.
+    pub graph: Graph,
+    /// The image's configuration, without diff ids of what is to be built.
+    pub config: ImageConfig,
+    /// The configuration of the target's base image, if it has one.
+    pub base_config: Option<ImageConfig>,
+    /// Build checks that found something.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// How far lowering came.
+#[derive(Debug)]
+pub enum Outcome {
+    /// All was known.
+    Done(Box<Lowered>),
+    /// Learn these and lower again.
+    Needs(BTreeSet<Need>),
+}
+
+/// Lowers `file`. Pure: the same arguments give the same outcome.
+pub fn lower(_file: &File, _options: &Options, _facts: &BTreeMap<Need, Fact>) -> Result<Outcome, Vec<Diagnostic>> {
+    Err(vec![Diagnostic::error(crate::Span::default(), "lowering is not built yet")])
+}

@@ -1,0 +1,151 @@
+//! `--output`: files, directories, standard output, or the Docker engine on this machine.
+//! A file appears under its name only when it is whole.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use builder::session::{Error, Output, Sink};
+
+/// Where one output goes on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Nowhere here: the exporter writes to the store or a registry.
+    None,
+    /// A file.
+    File(PathBuf),
+    /// A directory.
+    Directory(PathBuf),
+    /// Standard output.
+    Standard,
+    /// `docker load`.
+    DockerLoad,
+}
+
+impl Destination {
+    /// Opens it for an exporter.
+    pub fn open(&self) -> Result<Sink, Error> {
+        match self {
+            Destination::None => Err(Error::Other("this output has no destination on the client's side".into())),
+            Destination::File(path) => Ok(Sink::Stream(Box::new(WholeFile::create(path)?))),
+            Destination::Directory(path) => {
+                let made = std::fs::create_dir_all(path);
+                made.map_err(|source| Error::Write { path: path.clone(), source })?;
+                Ok(Sink::Directory(path.clone()))
+            }
+            Destination::Standard => Ok(Sink::Stream(Box::new(StandardOutput))),
+            Destination::DockerLoad => Ok(Sink::Stream(Box::new(DockerLoad::start()?))),
+        }
+    }
+}
+
+/// Written beside its name and renamed when whole; removed when dropped before.
+struct WholeFile {
+    file: std::fs::File,
+    temporary: Option<PathBuf>,
+    path: PathBuf,
+}
+
+impl WholeFile {
+    fn create(path: &Path) -> Result<WholeFile, Error> {
+        let error = |source| Error::Write { path: path.to_owned(), source };
+        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            std::fs::create_dir_all(parent).map_err(error)?;
+        }
+        // A device or a pipe (`/dev/null`) is written in place: renaming over it would replace it.
+        if path.exists() && !path.is_file() {
+            let file = std::fs::OpenOptions::new().write(true).open(path).map_err(error)?;
+            return Ok(WholeFile { file, temporary: None, path: path.to_owned() });
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.larder-{}", std::process::id()));
+        let file = std::fs::File::create(&temporary).map_err(error)?;
+        Ok(WholeFile { file, temporary: Some(temporary), path: path.to_owned() })
+    }
+}
+
+impl Write for WholeFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Output for WholeFile {
+    fn finish(mut self: Box<Self>) -> io::Result<()> {
+        if let Some(temporary) = &self.temporary {
+            std::fs::rename(temporary, &self.path)?;
+            self.temporary = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WholeFile {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = std::fs::remove_file(temporary); // the build failed already: what remains is only litter
+        }
+    }
+}
+
+struct StandardOutput;
+
+impl Write for StandardOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stdout().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+impl Output for StandardOutput {
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+struct DockerLoad {
+    child: Child,
+}
+
+impl DockerLoad {
+    fn start() -> Result<DockerLoad, Error> {
+        let mut command = Command::new("docker");
+        command.arg("load").stdin(Stdio::piped()).stdout(Stdio::null());
+        let child = command.spawn().map_err(|e| {
+            Error::Other(format!("--load needs Docker's client, which can't be started ({e}): use -o type=docker,dest=FILE"))
+        })?;
+        Ok(DockerLoad { child })
+    }
+}
+
+impl Write for DockerLoad {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.child.stdin {
+            Some(pipe) => pipe.write(bytes),
+            None => Err(io::Error::other("docker load takes no more")),
+        }
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for DockerLoad {
+    fn finish(mut self: Box<Self>) -> io::Result<()> {
+        self.child.stdin = None;
+        let status = self.child.wait()?;
+        if status.success() { Ok(()) } else { Err(io::Error::other(format!("docker load failed ({status})"))) }
+    }
+}
+
+impl Drop for DockerLoad {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // a finished load is gone already; an unfinished one must not take half an image
+        let _ = self.child.wait();
+    }
+}

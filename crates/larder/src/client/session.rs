@@ -1,0 +1,75 @@
+//! `builder::session::Session`, answered from this machine.
+//! Directories are handed over where they are: nothing is copied for a build in the same process.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use builder::session::{Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
+use futures_util::future::BoxFuture;
+
+use super::outputs::Destination;
+use super::secrets::Secret;
+use super::ssh::Agent;
+
+/// What the command line offers to a build.
+#[derive(Debug, Default)]
+pub struct LocalSession {
+    /// Directories by the name that the graph uses.
+    pub directories: BTreeMap<String, PathBuf>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// SSH agents by id.
+    pub agents: BTreeMap<String, Agent>,
+    /// Destinations in the order of the request's outputs.
+    pub outputs: Vec<Destination>,
+    /// OCI layouts by the name that the graph uses.
+    pub layouts: BTreeMap<String, PathBuf>,
+    /// Docker's client configuration, for registry credentials.
+    pub docker_config: Option<PathBuf>,
+}
+
+impl Session for LocalSession {
+    fn directory<'a>(&'a self, name: &'a str, _wanted: &'a Filter) -> BoxFuture<'a, Result<Directory, Error>> {
+        Box::pin(async move {
+            let root = self.directories.get(name).ok_or_else(|| Error::NoDirectory { name: name.to_owned() })?;
+            let identity = root.to_string_lossy().into_owned();
+            Ok(Directory { root: root.clone(), identity })
+        })
+    }
+
+    fn secret<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
+        Box::pin(async move { self.secrets.get(id).map(Secret::read).transpose() })
+    }
+
+    fn ssh<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<SshSocket, Error>> {
+        Box::pin(async move {
+            let agent = self.agents.get(id).ok_or_else(|| Error::NoSshAgent { id: id.to_owned() })?;
+            agent.socket(id).await
+        })
+    }
+
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Credentials>, Error>> {
+        Box::pin(async move {
+            let Some(path) = self.docker_config.clone() else { return Ok(None) };
+            let host = host.to_owned();
+            let found = tokio::task::spawn_blocking(move || registry::docker_config::credentials(&path, &host)).await;
+            let found = found.map_err(|_| Error::Gone { what: "credentials".into() })?;
+            let found = found.map_err(|e| Error::Other(e.to_string()))?;
+            Ok(found.map(|(user, secret)| Credentials { user, secret }))
+        })
+    }
+
+    fn output<'a>(
+        &'a self,
+        output: usize,
+        _response: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<Sink, Error>> {
+        Box::pin(async move { self.outputs.get(output).ok_or(Error::NoOutput { output })?.open() })
+    }
+
+    fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>> {
+        Box::pin(async move {
+            self.layouts.get(store).cloned().ok_or_else(|| Error::NoDirectory { name: store.to_owned() })
+        })
+    }
+}

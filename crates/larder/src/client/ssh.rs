@@ -1,0 +1,85 @@
+//! `--ssh`: an agent's socket as it is, or an agent of our own (OpenSSH's) that holds the given keys for the build.
+//! Keys never enter this process.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use builder::session::{Error, SshSocket};
+
+/// What serves an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Agent {
+    /// A running agent's socket.
+    Socket(PathBuf),
+    /// Private key files.
+    Keys(Vec<PathBuf>),
+}
+
+impl Agent {
+    /// Reads `default`, `ID`, `ID=SOCKET` or `ID=KEY,KEY`. `agent` is the value of SSH_AUTH_SOCK.
+    pub fn parse(text: &str, agent: Option<PathBuf>) -> Result<(String, Agent), String> {
+        use std::os::unix::fs::FileTypeExt;
+        let Some((id, paths)) = text.split_once('=') else {
+            let socket = agent.ok_or_else(|| format!("--ssh {text}: no agent runs here (SSH_AUTH_SOCK is not set)"))?;
+            return Ok((text.to_owned(), Agent::Socket(socket)));
+        };
+        let paths: Vec<PathBuf> = paths.split(',').map(PathBuf::from).collect();
+        let is_socket = |p: &PathBuf| {
+            let meta = std::fs::metadata(p).map_err(|e| format!("--ssh {text}: {}: {e}", p.display()))?;
+            Ok::<bool, String>(meta.file_type().is_socket())
+        };
+        let sockets = paths.iter().map(is_socket).collect::<Result<Vec<_>, _>>()?;
+        match (sockets.as_slice(), paths.as_slice()) {
+            ([true], [socket]) => Ok((id.to_owned(), Agent::Socket(socket.clone()))),
+            (kinds, _) if kinds.contains(&true) => Err(format!("--ssh {text}: give one socket, or keys only")),
+            _ => Ok((id.to_owned(), Agent::Keys(paths))),
+        }
+    }
+
+    /// A socket that reaches the agent.
+    pub async fn socket(&self, id: &str) -> Result<SshSocket, Error> {
+        match self {
+            Agent::Socket(path) => Ok(SshSocket { path: path.clone(), guard: Box::new(()) }),
+            Agent::Keys(keys) => start_agent(id, keys).await,
+        }
+    }
+}
+
+/// Ends the agent and removes its directory when dropped.
+struct Running {
+    child: std::process::Child,
+    directory: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both can only fail when the agent or its directory is gone already, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+async fn start_agent(id: &str, keys: &[PathBuf]) -> Result<SshSocket, Error> {
+    let other = |text: String| Error::Other(format!("--ssh {id}: {text}"));
+    let directory = std::env::temp_dir().join(format!("larder-ssh-{}-{id}", std::process::id()));
+    std::fs::create_dir_all(&directory).map_err(|e| other(format!("can't make {}: {e}", directory.display())))?;
+    let path = directory.join("agent.sock");
+    let mut command = std::process::Command::new("ssh-agent");
+    command.arg("-D").arg("-a").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().map_err(|e| other(format!("can't start ssh-agent ({e}): install OpenSSH's client")))?;
+    let running = Running { child, directory };
+    for _ in 0..100 {
+        if path.exists() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let mut add = tokio::process::Command::new("ssh-add");
+    add.arg("-q").args(keys).env("SSH_AUTH_SOCK", &path).stdin(Stdio::null());
+    let added = add.output().await.map_err(|e| other(format!("can't start ssh-add: {e}")))?;
+    if !added.status.success() {
+        return Err(other(format!("ssh-add: {}", String::from_utf8_lossy(&added.stderr).trim())));
+    }
+    Ok(SshSocket { path, guard: Box::new(running) })
+}

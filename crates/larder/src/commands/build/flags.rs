@@ -1,0 +1,139 @@
+//! `larder build`: what was typed. The flags are those of `docker buildx build`, with the same meaning.
+//! Nothing is looked up here: `request` turns this into what is meant.
+
+use std::path::PathBuf;
+
+/// Build an image from a Dockerfile
+#[derive(clap::Args, Debug, Default)]
+#[command(after_help = EXAMPLES)]
+pub struct Flags {
+    /// Directory, git URL, http(s) URL of a tar, or `-` for a tar (or Dockerfile) on standard input
+    #[arg(value_name = "PATH|URL|-")]
+    pub context: String,
+
+    /// Name of the Dockerfile, relative to the working directory; `-` reads it from standard input [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<String>,
+    /// Name for the result (`name:tag`); may be given several times
+    #[arg(short, long, value_name = "NAME")]
+    pub tag: Vec<String>,
+    /// Stage to build [default: the last]
+    #[arg(long, value_name = "STAGE", default_value = "", hide_default_value = true)]
+    pub target: String,
+    /// Value of a build argument; `NAME` alone takes it from the environment
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_arg: Vec<String>,
+    /// Another context (`name=path`, `name=docker-image://ref`, `name=oci-layout://path`, `name=https://…`)
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub build_context: Vec<String>,
+    /// Platform to build for (`linux/amd64,linux/arm64`); may be given several times
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',')]
+    pub platform: Vec<String>,
+
+    /// Where the result goes: `type=image|registry|oci|docker|tar|local|cacheonly[,dest=PATH][,…]`, or a directory, or `-`
+    #[arg(short, long, value_name = "OUTPUT")]
+    pub output: Vec<String>,
+    /// Short for `--output=type=registry`
+    #[arg(long)]
+    pub push: bool,
+    /// Short for `--output=type=docker`: hands the image to the Docker engine of this machine
+    #[arg(long)]
+    pub load: bool,
+    /// Write the image's digest to a file
+    #[arg(long, value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Write the result's metadata to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+    /// Annotation for the image (`[TYPE:]KEY=VALUE`)
+    #[arg(long, value_name = "ANNOTATION")]
+    pub annotation: Vec<String>,
+    /// Label for the image
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+
+    /// Run every step again
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Run these stages' steps again
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    pub no_cache_filter: Vec<String>,
+    /// Ask the registry for base images even if they are here
+    #[arg(long)]
+    pub pull: bool,
+    /// Read a cache from elsewhere
+    #[arg(long, value_name = "CACHE")]
+    pub cache_from: Vec<String>,
+    /// Write the cache to somewhere else
+    #[arg(long, value_name = "CACHE")]
+    pub cache_to: Vec<String>,
+    /// Fail, with the causes, when a step had to run (of the named stages, or of any)
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', num_args = 0.., require_equals = true)]
+    pub fail_on_miss: Option<Vec<String>>,
+
+    /// Secret for `RUN --mount=type=secret` (`id=NAME[,src=FILE|,env=VARIABLE]`)
+    #[arg(long, value_name = "SECRET")]
+    pub secret: Vec<String>,
+    /// SSH agent or keys for `RUN --mount=type=ssh` (`default|ID[=SOCKET|KEY[,KEY]]`)
+    #[arg(long, value_name = "SSH")]
+    pub ssh: Vec<String>,
+    /// Allow more than a step usually may (`network.host`, `security.insecure`)
+    #[arg(long, value_name = "ENTITLEMENT")]
+    pub allow: Vec<String>,
+    /// Line for the steps' /etc/hosts (`host:ip` or `host=ip`)
+    #[arg(long, value_name = "HOST:IP")]
+    pub add_host: Vec<String>,
+    /// Network of the steps that ask for none of their own (`default`, `none`, `host`)
+    #[arg(long, value_name = "MODE", default_value = "default")]
+    pub network: String,
+    /// Size of /dev/shm in the steps (`64m`)
+    #[arg(long, value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// Resource limit of the steps (`nofile=1024:2048`)
+    #[arg(long, value_name = "ULIMIT")]
+    pub ulimit: Vec<String>,
+    /// Parent cgroup of the steps
+    #[arg(long, value_name = "CGROUP", default_value = "", hide_default_value = true)]
+    pub cgroup_parent: String,
+
+    /// Progress: `auto`, `plain`, `tty`, `quiet`, `rawjson`
+    #[arg(long, value_name = "KIND", default_value = "auto", env = "BUILDKIT_PROGRESS")]
+    pub progress: String,
+    /// Print only the image's digest
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Instead of building: `build`, `check`, `outline`, `targets`
+    #[arg(long, value_name = "METHOD", default_value = "build", hide_default_value = true)]
+    pub call: String,
+    /// Short for `--call=check`
+    #[arg(long)]
+    pub check: bool,
+    /// Attestation to add
+    #[arg(long, value_name = "ATTESTATION")]
+    pub attest: Vec<String>,
+    /// Short for `--attest=type=provenance`
+    #[arg(long, value_name = "VALUE", num_args = 0..=1, default_missing_value = "true")]
+    pub provenance: Option<String>,
+    /// Short for `--attest=type=sbom`
+    #[arg(long, value_name = "VALUE", num_args = 0..=1, default_missing_value = "true")]
+    pub sbom: Option<String>,
+    /// Accepted for buildx's sake: larder is its own builder
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub builder: Option<String>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  larder build -t app .                                  build the Dockerfile here into larder's store
+  larder build -t app --target test --build-arg V=1.2 .  one stage, with an argument
+  larder build -o type=oci,dest=app.tar .                an OCI archive
+  larder build --push -t localhost:5000/app .            straight into a registry
+  larder build --fail-on-miss=deps .                     fail when a step of stage `deps` had to run
+  larder explain                                         why the last build's steps ran
+
+Exit codes:
+  0  built
+  1  a step, a source or an output failed
+  2  the command line or the Dockerfile is wrong
+  3  --fail-on-miss: something had to run
+  130  interrupted";

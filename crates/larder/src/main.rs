@@ -1,0 +1,2 @@
+//! The command. Only this crate prints or reads the environment.
+fn main() {}

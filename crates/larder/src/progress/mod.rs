@@ -1,0 +1,105 @@
+//! Progress of a build for people and programs: plain lines, a live terminal, raw JSON, or nothing.
+//! Each display is a fold over the build's one stream of events; printing happens on a thread of its own.
+
+mod plain;
+mod raw;
+mod steps;
+mod tty;
+
+use std::io::IsTerminal;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use builder::Events;
+use builder::event::Event;
+
+/// A way to show a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Lines, in the manner of buildx's plain progress.
+    Plain,
+    /// A live picture on a terminal.
+    Tty,
+    /// One JSON object a line, in the manner of buildx's `rawjson`.
+    RawJson,
+    /// Nothing.
+    Quiet,
+}
+
+impl Kind {
+    /// Reads `--progress`; `auto` is a terminal's picture where there is a terminal.
+    pub fn parse(text: &str) -> Result<Kind, String> {
+        match text {
+            "auto" | "" if std::io::stderr().is_terminal() => Ok(Kind::Tty),
+            "auto" | "" | "plain" => Ok(Kind::Plain),
+            "tty" => Ok(Kind::Tty),
+            "rawjson" => Ok(Kind::RawJson),
+            "quiet" | "none" => Ok(Kind::Quiet),
+            other => Err(format!("--progress {other}: expected auto, plain, tty, quiet or rawjson")),
+        }
+    }
+}
+
+/// Something that shows events.
+trait Display: Send {
+    /// Takes one event.
+    fn show(&mut self, event: &Event);
+    /// Time has passed without events.
+    fn tick(&mut self) {}
+    /// The build is over.
+    fn finish(&mut self) {}
+}
+
+/// A running display. Ends, with everything shown, when all senders are gone and `finish` is called.
+pub struct Progress {
+    sender: mpsc::Sender<Event>,
+    thread: JoinHandle<()>,
+}
+
+impl Progress {
+    /// Starts a display on standard error.
+    pub fn start(kind: Kind) -> Progress {
+        let (sender, receiver) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut display: Box<dyn Display> = match kind {
+                Kind::Plain => Box::new(plain::Plain::new(std::io::stderr())),
+                Kind::Tty => Box::new(tty::Tty::new(std::io::stderr())),
+                Kind::RawJson => Box::new(raw::Raw::new(std::io::stderr())),
+                Kind::Quiet => Box::new(Nothing),
+            };
+            run(&receiver, display.as_mut());
+        });
+        Progress { sender, thread }
+    }
+
+    /// Where the build tells its events.
+    pub fn events(&self) -> Events {
+        let sender = self.sender.clone();
+        // A display that ended early (its output was closed) takes no more events, and the build goes on.
+        Events::new(move |event| drop(sender.send(event)))
+    }
+
+    /// Shows what is left and ends. Every [`Events`] must be gone.
+    pub fn finish(self) {
+        drop(self.sender);
+        drop(self.thread.join()); // a display that panicked has printed its panic already
+    }
+}
+
+fn run(receiver: &mpsc::Receiver<Event>, display: &mut dyn Display) {
+    loop {
+        match receiver.recv_timeout(Duration::from_millis(100)) {
+            Ok(event) => display.show(&event),
+            Err(mpsc::RecvTimeoutError::Timeout) => display.tick(),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    display.finish();
+}
+
+struct Nothing;
+
+impl Display for Nothing {
+    fn show(&mut self, _event: &Event) {}
+}

@@ -1,0 +1,155 @@
+//! A live picture on a terminal, as buildx draws it: finished steps above, running ones with their last lines of output.
+//! It redraws in place with plain ANSI codes and leaves the whole list behind at the end.
+
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use builder::event::{Event, What};
+use solver::Verdict;
+
+use super::Display;
+use super::steps::{Step, Steps};
+
+pub struct Tty<W> {
+    out: W,
+    steps: Steps,
+    causes: std::collections::HashMap<usize, String>,
+    /// Lines of the picture that is on the screen now.
+    drawn: usize,
+    began: u64,
+    last: u64,
+}
+
+/// How many lines of a running step's output are shown.
+const OUTPUT_LINES: usize = 6;
+
+impl<W: Write + Send> Tty<W> {
+    pub fn new(out: W) -> Tty<W> {
+        let began = now();
+        Tty { out, steps: Steps::default(), causes: Default::default(), drawn: 0, began, last: 0 }
+    }
+
+    fn draw(&mut self, end: bool) {
+        let now = now();
+        self.last = now;
+        let (columns, rows) = window();
+        let mut lines = self.picture(now, end);
+        if !end && lines.len() + 1 > rows {
+            // The newest lines matter while it runs; the whole list is printed at the end.
+            lines.drain(..lines.len() + 1 - rows);
+        }
+        let count = self.steps.in_order().count();
+        let done = self.steps.in_order().filter(|s| s.completed.is_some()).count();
+        let state = if end { " FINISHED" } else { "" };
+        let seconds = now.saturating_sub(self.began) as f64 / 1e6;
+        let mut text = String::new();
+        if self.drawn > 0 {
+            text.push_str(&format!("\x1b[{}A", self.drawn));
+        }
+        text.push_str(&format!("\r\x1b[J[+] Building {seconds:.1}s ({done}/{count}){state}\n"));
+        for line in &lines {
+            text.push_str(&fit(line, columns));
+            text.push_str("\x1b[0m\n");
+        }
+        self.drawn = lines.len() + 1;
+        // Nobody looks any more (a closed terminal): the build goes on without its display.
+        drop(self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()));
+    }
+
+    fn picture(&self, now: u64, end: bool) -> Vec<String> {
+        let mut lines = Vec::new();
+        for step in self.steps.in_order() {
+            let mark = match (&step.error, step.cached, step.completed) {
+                (Some(_), ..) => "ERROR ",
+                (None, true, _) => "CACHED ",
+                _ => "",
+            };
+            let colour = match (&step.error, step.completed) {
+                (Some(_), _) => "\x1b[31m",
+                (None, Some(_)) => "\x1b[34m",
+                (None, None) => "",
+            };
+            lines.push(format!("{colour} => {mark}{}  {:.1}s", step.name, step.seconds(now)));
+            if let Some(cause) = step.number.and_then(|n| self.causes.get(&n)) {
+                lines.push(format!("\x1b[33m => => {cause}"));
+            }
+            lines.extend(output(step, end));
+        }
+        lines
+    }
+}
+
+fn output(step: &Step, end: bool) -> impl Iterator<Item = String> {
+    let shown = step.error.is_some() || (step.completed.is_none() && !end);
+    let lines = if step.error.is_some() { step.tail.len() } else { OUTPUT_LINES };
+    let skip = step.tail.len().saturating_sub(lines);
+    step.tail.iter().skip(skip).filter(move |_| shown).map(|line| format!("\x1b[2m => => # {line}"))
+}
+
+impl<W: Write + Send> Display for Tty<W> {
+    fn show(&mut self, event: &Event) {
+        self.steps.take(event);
+        match &event.what {
+            What::Log { step, bytes, .. } => drop(self.steps.lines(*step, bytes)),
+            What::Completed { step, .. } => drop(self.steps.last_line(*step)),
+            What::Verdict { step, verdict: Verdict::Miss { cause, .. } } => {
+                let number = self.steps.number(*step);
+                self.causes.insert(number, cause.to_string());
+            }
+            _ => {}
+        }
+        if now().saturating_sub(self.last) > 80_000 {
+            self.draw(false);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.draw(false);
+    }
+
+    fn finish(&mut self) {
+        self.draw(true);
+    }
+}
+
+fn now() -> u64 {
+    let micros = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+    u64::try_from(micros).unwrap_or(u64::MAX)
+}
+
+/// Columns and rows of the terminal, or 80 and 24 where it does not say.
+fn window() -> (usize, usize) {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().filter(|s| s.ws_col > 0 && s.ws_row > 1).map_or((80, 24), |s| (s.ws_col.into(), s.ws_row.into()))
+}
+
+/// Cuts a line to `columns` visible characters; colour codes take no room.
+fn fit(line: &str, columns: usize) -> String {
+    let (mut cut, mut width, mut escape) = (String::new(), 0, false);
+    for c in line.chars() {
+        if escape {
+            escape = c != 'm';
+        } else if c == '\x1b' {
+            escape = true;
+        } else if width + 1 >= columns {
+            break;
+        } else if c.is_control() {
+            continue;
+        } else {
+            width += 1;
+        }
+        cut.push(c);
+    }
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_cut_to_the_screen() {
+        assert_eq!(fit("\x1b[31mabcdef", 4), "\x1b[31mabc");
+        assert_eq!(fit("a\tb", 10), "ab");
+    }
+}
