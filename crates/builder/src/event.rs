@@ -97,8 +97,12 @@ impl Events {
 
     /// Tells that `what` happened now.
     pub fn tell(&self, what: What) {
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        (self.0)(Event { at: u64::try_from(at).unwrap_or(u64::MAX), what });
+        self.pass(Event { at: now_micros(), what });
+    }
+
+    /// Hands on an event that happened before.
+    pub fn pass(&self, event: Event) {
+        (self.0)(event);
     }
 
     /// A step that belongs to no operation of the graph, such as `[internal] load .dockerignore`: known and started.
@@ -109,6 +113,17 @@ impl Events {
         self.tell(What::Started { step });
         Task { events: self.clone(), step, open: true }
     }
+}
+
+/// Microseconds since 1970.
+pub fn now_micros() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since 1970.
+pub fn now_millis() -> u64 {
+    now_micros() / 1000
 }
 
 /// An open step; it completes when it is finished, or as cancelled when it is dropped before.

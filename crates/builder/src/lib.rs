@@ -3,9 +3,11 @@
 //! Whatever blocks enters through [`blocking`].
 
 pub mod build;
+pub mod driver;
 pub mod engine;
 pub mod event;
 pub mod exporters;
+pub mod frontends;
 pub mod history;
 pub mod live;
 pub mod ops;

@@ -13,6 +13,7 @@
 //!   snapshots/<id>/        one overlay layer each: the former upper directory
 //!   volumes/<id>/          one directory behind a cache mount each
 //!   trees/<hex>            file listings by digest (zstd), evidence for `FilesChanged`
+//!   scans/<hex>            digests of a client's files by their stat; losing one costs reading
 //!   history/<id>           events of one kept build
 //!   drafts/<id>/{upper,work}  snapshots and volumes being made; whatever is here at open is left over
 //!   tmp/<id>               blobs being written; whatever is here at open is left over
@@ -50,6 +51,8 @@ pub const SNAPSHOTS: &str = "snapshots";
 pub const VOLUMES: &str = "volumes";
 /// File listings.
 pub const TREES: &str = "trees";
+/// Indexes of scans.
+pub const SCANS: &str = "scans";
 /// Kept builds.
 pub const HISTORY: &str = "history";
 /// Trees being made.
@@ -60,7 +63,7 @@ pub const TMP: &str = "tmp";
 pub const TRASH: &str = "trash";
 
 /// Folders that an open store has.
-pub(crate) const FOLDERS: [&str; 8] = [BLOBS, SNAPSHOTS, VOLUMES, TREES, HISTORY, DRAFTS, TMP, TRASH];
+pub(crate) const FOLDERS: [&str; 9] = [BLOBS, SNAPSHOTS, VOLUMES, TREES, SCANS, HISTORY, DRAFTS, TMP, TRASH];
 
 /// First byte of a row's key, and the version that leads its value. A number is never used again for another table.
 pub(crate) mod table {

@@ -3,6 +3,7 @@
 //! no call on a step's path waits for a disk: see [`Store::sync`].
 
 mod blobs;
+pub mod canvas;
 mod clock;
 mod error;
 pub mod format;

@@ -1,1 +1,362 @@
-//! (being laid)
+//! A read-only look at a tree without mounting it: one folder, overlay layers with their whiteouts, or a scanned
+//! directory of a client's. Paths are absolute inside the tree, and no symlink leads out of it. It never writes.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, FileType, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Doing, Error, Result};
+use crate::tree::scan::Scanned;
+
+/// More symlinks in one path than this are a loop, as for the kernel.
+const MAX_LINKS: usize = 40;
+
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Kind {
+    File,
+    Dir,
+    Link,
+    Char,
+    Block,
+    Fifo,
+    Socket,
+}
+
+impl Kind {
+    fn of(kind: FileType) -> Kind {
+        match kind {
+            k if k.is_dir() => Kind::Dir,
+            k if k.is_symlink() => Kind::Link,
+            k if k.is_char_device() => Kind::Char,
+            k if k.is_block_device() => Kind::Block,
+            k if k.is_fifo() => Kind::Fifo,
+            k if k.is_socket() => Kind::Socket,
+            _ => Kind::File,
+        }
+    }
+}
+
+/// One path of a tree.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its name in its directory; `/` for the root.
+    pub name: OsString,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits with suid, sgid and sticky.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970.
+    pub mtime: i64,
+    /// Number of a device.
+    pub rdev: u64,
+    /// Where a symlink leads, as written.
+    pub link: PathBuf,
+    /// Where it lies on this machine.
+    pub source: PathBuf,
+}
+
+impl Node {
+    /// What lies at a path of this machine, whatever overlay would make of it.
+    pub(crate) fn at(name: &OsStr, source: PathBuf) -> Result<Node> {
+        let data = fs::symlink_metadata(&source).doing("look at", &source)?;
+        Node::read(name, source, &data)
+    }
+
+    fn read(name: &OsStr, source: PathBuf, data: &Metadata) -> Result<Node> {
+        let kind = Kind::of(data.file_type());
+        let link = if kind == Kind::Link { fs::read_link(&source).doing("read the symlink", &source)? } else { PathBuf::new() };
+        Ok(Node {
+            name: name.to_owned(),
+            kind,
+            mode: data.mode() & 0o7777,
+            uid: data.uid(),
+            gid: data.gid(),
+            size: data.size(),
+            mtime: data.mtime() * 1_000_000_000 + data.mtime_nsec(),
+            rdev: data.rdev(),
+            link,
+            source,
+        })
+    }
+
+    /// Extended attributes, sorted by name, without overlay's own.
+    pub fn xattrs(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        xattrs(&self.source)
+    }
+}
+
+/// Extended attributes of a path, sorted by name, without overlay's own.
+pub(crate) fn xattrs(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut names = [0; 4096];
+    let mut large = Vec::new();
+    let io = |error: rustix::io::Errno| std::io::Error::from(error);
+    let names: &[u8] = match rustix::fs::llistxattr(path, &mut names[..]) {
+        Ok(0) | Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
+        Ok(length) => &names[..length],
+        Err(rustix::io::Errno::RANGE) => {
+            large.resize(64 << 10, 0);
+            let length = rustix::fs::llistxattr(path, &mut large[..]).map_err(io).doing("list the attributes of", path)?;
+            &large[..length]
+        }
+        Err(error) => return Err(io(error)).doing("list the attributes of", path),
+    };
+    let mut found = Vec::new();
+    for name in names.split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        let text = String::from_utf8_lossy(name).into_owned();
+        if text.starts_with("trusted.overlay.") || text.starts_with("user.overlay.") {
+            continue;
+        }
+        let mut value = vec![0; 64 << 10];
+        match rustix::fs::lgetxattr(path, name, &mut value[..]) {
+            Ok(length) => value.truncate(length),
+            // It went away between the two calls, or is not ours to read.
+            Err(rustix::io::Errno::NODATA | rustix::io::Errno::PERM | rustix::io::Errno::ACCESS) => continue,
+            Err(error) => return Err(io(error)).doing("read an attribute of", path),
+        }
+        found.push((text, value));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct View(Shape);
+
+#[derive(Clone, Debug)]
+enum Shape {
+    /// Folders, top first; the same directory in several of them is one.
+    Layers(Arc<Vec<PathBuf>>),
+    Scanned(Arc<Scanned>),
+}
+
+/// A directory with the folders that it is made of, top first.
+struct Merged {
+    node: Node,
+    folders: Vec<PathBuf>,
+}
+
+impl View {
+    /// The empty tree.
+    pub fn empty() -> View {
+        View::of_layers(Vec::new())
+    }
+
+    /// One folder.
+    pub fn of_dir(folder: PathBuf) -> View {
+        View::of_layers(vec![folder])
+    }
+
+    /// Overlay layers, top first.
+    pub fn of_layers(layers: Vec<PathBuf>) -> View {
+        View(Shape::Layers(Arc::new(layers)))
+    }
+
+    /// A scanned directory: only what its filter left, owned by root.
+    pub(crate) fn of_scanned(scanned: Arc<Scanned>) -> View {
+        View(Shape::Scanned(scanned))
+    }
+
+    /// What is at `path`. Symlinks on the way are followed, one at its end is not.
+    pub fn lookup(&self, path: &Path) -> Result<Option<Node>> {
+        let Some(name) = path.file_name() else { return Ok(Some(self.root()?.node)) };
+        let parent = path.parent().unwrap_or(Path::new("/"));
+        Ok(match self.raw(path)? {
+            Some(found) => Some(found.node),
+            None => {
+                let real = self.resolve(parent)?;
+                if real == parent { None } else { self.raw(&real.join(name))?.map(|m| m.node) }
+            }
+        })
+    }
+
+    /// What is in the directory at `path`, sorted by name.
+    pub fn list(&self, path: &Path) -> Result<Vec<Node>> {
+        let real = self.resolve(path)?;
+        match &self.0 {
+            Shape::Scanned(scanned) => Ok(scanned.list(&real)),
+            Shape::Layers(_) => match self.raw(&real)? {
+                Some(dir) if dir.node.kind == Kind::Dir => merge(&dir.folders),
+                _ => Ok(Vec::new()),
+            },
+        }
+    }
+
+    /// `path` without symlinks. What does not exist stays as written.
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf> {
+        let mut left: Vec<OsString> = parts(path);
+        left.reverse();
+        let mut real = PathBuf::from("/");
+        let mut links = 0;
+        while let Some(part) = left.pop() {
+            if part == ".." {
+                real.pop();
+                continue;
+            }
+            let next = real.join(&part);
+            match self.raw(&next)?.map(|m| m.node).filter(|n| n.kind == Kind::Link) {
+                Some(link) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        let looped = std::io::Error::from_raw_os_error(libc::ELOOP);
+                        return Err(looped).doing("follow the symlinks of", path);
+                    }
+                    if link.link.is_absolute() {
+                        real = PathBuf::from("/");
+                    }
+                    left.extend(parts(&link.link).into_iter().rev());
+                }
+                None => real = next,
+            }
+        }
+        Ok(real)
+    }
+
+    fn root(&self) -> Result<Merged> {
+        match &self.0 {
+            Shape::Scanned(scanned) => Ok(Merged { node: scanned.root(), folders: Vec::new() }),
+            Shape::Layers(layers) => {
+                let node = match layers.first() {
+                    Some(top) => {
+                        let data = fs::symlink_metadata(top).doing("look at", top)?;
+                        Node::read(OsStr::new("/"), top.clone(), &data)?
+                    }
+                    None => nothing(),
+                };
+                Ok(Merged { node, folders: layers.to_vec() })
+            }
+        }
+    }
+
+    /// What is at `path`, which has no symlinks on the way.
+    fn raw(&self, path: &Path) -> Result<Option<Merged>> {
+        if let Shape::Scanned(scanned) = &self.0 {
+            return Ok(scanned.lookup(path).map(|node| Merged { node, folders: Vec::new() }));
+        }
+        let mut at = self.root()?;
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            if at.node.kind != Kind::Dir {
+                return Ok(None);
+            }
+            match descend(&at.folders, name)? {
+                Some(next) => at = next,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(at))
+    }
+}
+
+impl Node {
+    /// A device or pipe that is nowhere yet.
+    pub(crate) fn device(kind: Kind, rdev: u64) -> Node {
+        Node { kind, rdev, ..nothing() }
+    }
+}
+
+fn nothing() -> Node {
+    Node {
+        name: OsString::from("/"),
+        kind: Kind::Dir,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        size: 0,
+        mtime: 0,
+        rdev: 0,
+        link: PathBuf::new(),
+        source: PathBuf::new(),
+    }
+}
+
+fn parts(path: &Path) -> Vec<OsString> {
+    let part = |c: Component<'_>| match c {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    };
+    path.components().filter_map(part).collect()
+}
+
+/// Whether it says that what is beneath is not there.
+pub(crate) fn is_whiteout(data: &Metadata) -> bool {
+    data.file_type().is_char_device() && data.rdev() == 0
+}
+
+/// Whether a directory hides those beneath it.
+pub(crate) fn is_opaque(folder: &Path) -> bool {
+    let mut value = [0; 2];
+    let mut read = |name: &str| matches!(rustix::fs::lgetxattr(folder, name, &mut value[..]), Ok(1)) && value[0] == b'y';
+    read("trusted.overlay.opaque") || read("user.overlay.opaque")
+}
+
+/// The entry `name` of a merged directory.
+fn descend(folders: &[PathBuf], name: &OsStr) -> Result<Option<Merged>> {
+    let mut found: Option<Merged> = None;
+    for folder in folders {
+        let path = folder.join(name);
+        let data = match fs::symlink_metadata(&path) {
+            Ok(data) => data,
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => continue,
+            Err(error) => return Err(error).doing("look at", &path),
+        };
+        if is_whiteout(&data) {
+            break;
+        }
+        if !data.is_dir() {
+            if found.is_none() {
+                let node = Node::read(name, path, &data)?;
+                return Ok(Some(Merged { node, folders: Vec::new() }));
+            }
+            break;
+        }
+        let last = folders.len() > 1 && is_opaque(&path);
+        match &mut found {
+            Some(merged) => merged.folders.push(path),
+            None => {
+                let node = Node::read(name, path.clone(), &data)?;
+                found = Some(Merged { node, folders: vec![path] });
+            }
+        }
+        if last {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// All entries of a merged directory.
+fn merge(folders: &[PathBuf]) -> Result<Vec<Node>> {
+    let mut found: BTreeMap<OsString, Option<Node>> = BTreeMap::new();
+    for folder in folders {
+        for entry in fs::read_dir(folder).doing("list", folder)? {
+            let entry = entry.doing("list", folder)?;
+            let name = entry.file_name();
+            if found.contains_key(&name) {
+                continue;
+            }
+            let path = entry.path();
+            let data = fs::symlink_metadata(&path).doing("look at", &path)?;
+            let node = if is_whiteout(&data) { None } else { Some(Node::read(&name, path, &data)?) };
+            found.insert(name, node);
+        }
+    }
+    Ok(found.into_values().flatten().collect())
+}
+
+/// An error for a path that a tree does not have.
+pub(crate) fn not_found(path: &str) -> Error {
+    Error::NotFound { kind: "file", name: format!("\"{path}\"") }
+}

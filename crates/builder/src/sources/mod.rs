@@ -7,6 +7,64 @@ pub mod image;
 pub mod local;
 pub mod oci_layout;
 
+use std::sync::Arc;
+
+use graph::Vertex;
+use oci::Digest;
+
+use crate::{Live, Work};
+
+/// A source that is known: what it is now, not necessarily its files.
+pub enum Source {
+    /// An image of a registry, of the store or of an OCI layout.
+    Image(Arc<image::Lazy>),
+    /// A commit.
+    Git(git::Pinned),
+    /// A file from the web.
+    Http(http::Pinned),
+    /// A directory of the client's: nothing is known of it before it is scanned.
+    Local,
+}
+
+impl Source {
+    /// Finds out what a source is now.
+    pub async fn identify(work: &Work, vertex: &Vertex) -> Result<Source, crate::Error> {
+        let identifier = match vertex.kind() {
+            Some(graph::Kind::Source(op)) => op.identifier.as_str(),
+            _ => "",
+        };
+        let scheme = identifier.split_once("://").map_or("", |(scheme, _)| scheme);
+        Ok(match scheme {
+            "docker-image" => Source::Image(Arc::new(image::Lazy::identify(work, vertex).await?)),
+            "oci-layout" => Source::Image(Arc::new(oci_layout::identify(work, vertex).await?)),
+            "git" => Source::Git(git::Pinned::identify(work, vertex).await?),
+            "http" | "https" => Source::Http(http::Pinned::identify(work, vertex).await?),
+            "local" => Source::Local,
+            _ => return Err(Error::UnknownScheme { identifier: identifier.to_owned() }.into()),
+        })
+    }
+
+    /// Cache digests, the most exact first; none where only content names it.
+    pub fn keys(&self) -> Vec<Digest> {
+        match self {
+            Source::Image(image) => image.keys(),
+            Source::Git(git) => git.keys(),
+            Source::Http(file) => file.keys(),
+            Source::Local => Vec::new(),
+        }
+    }
+
+    /// Its files, as late as can be.
+    pub async fn live(&self, work: &Work, vertex: &Vertex) -> Result<Live, crate::Error> {
+        Ok(match self {
+            Source::Image(image) => Live::Image(image.clone()),
+            Source::Git(git) => Live::Snapshot(git.snapshot(work).await?),
+            Source::Http(file) => Live::Snapshot(file.snapshot(work).await?),
+            Source::Local => Live::Local(Arc::new(local::Tree::scan(work, vertex).await?)),
+        })
+    }
+}
+
 /// Why a source can't be had.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]

@@ -1,1 +1,253 @@
-//! (being laid)
+//! Content hashes of trees, as BuildKit has them (`cache/contenthash`): the digest of selected paths decides whether a
+//! step that reads them is cached. Trees are a client's directory, scanned in place, or layers of the store.
+//! It reads, and never changes what it reads.
+
+mod header;
+mod index;
+pub(crate) mod scan;
+mod select;
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use oci::{Digest, Hasher};
+use solver::key::Selection;
+use solver::{FileEntry, FileKind, Files};
+
+use crate::error::{Doing, Result};
+use crate::view::{Kind, Node, View, is_opaque, not_found};
+use crate::{SnapshotId, Store, format};
+pub use scan::Filter;
+use scan::Scanned;
+
+/// A tree whose content can be hashed.
+pub struct Tree {
+    view: View,
+    scanned: Option<Arc<Scanned>>,
+    /// Digests of single paths in layers, by where they lie.
+    known: Mutex<HashMap<PathBuf, Digest>>,
+    count: u64,
+}
+
+impl Tree {
+    /// Scans a client's directory. `identity` names it between builds.
+    pub fn scan(store: &Store, root: &Path, identity: &str, wanted: &Filter) -> Result<Tree> {
+        let name = Digest::of(format!("{identity}\0{wanted:?}").as_bytes());
+        let folder = store.root().join(format::SCANS);
+        let mut index = index::Index::open(folder.join(name.hex()));
+        let (scanned, count) = scan::scan(root, wanted, &mut index)?;
+        index.save(&store.root().join(format::TMP))?;
+        let scanned = Arc::new(scanned);
+        let view = View::of_scanned(scanned.clone());
+        Ok(Tree { view, scanned: Some(scanned), known: Mutex::default(), count })
+    }
+
+    /// A tree of the store; `None` is the empty one.
+    pub fn of_snapshot(store: &Store, id: Option<SnapshotId>) -> Result<Tree> {
+        let layers = id.map_or_else(|| Ok(Vec::new()), |id| store.snapshots().layers(id))?;
+        Ok(Tree { view: View::of_layers(layers), scanned: None, known: Mutex::default(), count: 0 })
+    }
+
+    /// A look at it.
+    pub fn view(&self) -> View {
+        self.view.clone()
+    }
+
+    /// How many paths a scanned directory has.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The digest that stands for the selected content in a key: of the digests of all selections.
+    pub fn digest(&self, selections: &[Selection]) -> Result<Digest> {
+        let whole = [Selection { path: "/".to_owned(), ..Selection::default() }];
+        let selections = if selections.is_empty() { &whole } else { selections };
+        let mut parts = Vec::new();
+        for selection in selections {
+            parts.push(self.one(selection)?.to_string());
+        }
+        Ok(Digest::of(parts.join("\0").as_bytes()))
+    }
+
+    /// Every path that the selections take, with its digest: evidence for people.
+    pub fn listing(&self, selections: &[Selection]) -> Result<Files> {
+        let mut files = Vec::new();
+        for selection in selections {
+            if self.is_plain(selection) {
+                let path = self.real(selection)?;
+                if let Some(node) = self.view.lookup(&path)? {
+                    self.list_below(&path, &node, &mut files)?;
+                }
+            } else {
+                for path in self.select(selection)?.1 {
+                    files.extend(self.entry(&path.real, &path.node)?);
+                }
+            }
+        }
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files.dedup_by(|a, b| a.path == b.path);
+        Ok(Files(files))
+    }
+
+    fn is_plain(&self, s: &Selection) -> bool {
+        !s.wildcard && s.include.is_empty() && s.exclude.is_empty()
+    }
+
+    /// The path of a selection without wildcards and symlinks.
+    fn real(&self, s: &Selection) -> Result<PathBuf> {
+        let path = Path::new("/").join(s.path.trim_start_matches('/'));
+        if s.follow_links {
+            return self.view.resolve(&path);
+        }
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok(self.view.resolve(parent)?.join(name)),
+            _ => Ok(path),
+        }
+    }
+
+    fn one(&self, selection: &Selection) -> Result<Digest> {
+        if self.is_plain(selection) {
+            let path = self.real(selection)?;
+            let node = self.view.lookup(&path)?.ok_or_else(|| not_found(&selection.path))?;
+            return self.whole(&path, &node);
+        }
+        let (prefix, found) = self.select(selection)?;
+        let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        match found.as_slice() {
+            [] => return Ok(Digest::of(b"")),
+            [one] if base(selection.path.trim_end_matches('/')) == base(&one.path) => return Ok(one.digest),
+            _ => {}
+        }
+        let mut hasher = Hasher::new();
+        for one in &found {
+            let path = one.path.strip_prefix(&prefix).unwrap_or(&one.path);
+            let key = if path.is_empty() { "\0".to_owned() } else { path.replace('/', "\0") };
+            hasher.update(key);
+            hasher.update(one.digest.to_string());
+        }
+        Ok(hasher.finish())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, Digest>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The digest of a path by itself.
+    fn single(&self, path: &Path, node: &Node) -> Result<Digest> {
+        if let Some(entry) = self.scanned.as_ref().and_then(|s| s.find(path))
+            && let Some(digest) = entry.digest
+        {
+            return Ok(digest);
+        }
+        if let Some(digest) = self.lock().get(&node.source) {
+            return Ok(*digest);
+        }
+        let digest = header::digest(node)?;
+        self.lock().insert(node.source.clone(), digest);
+        Ok(digest)
+    }
+
+    /// The digest of a path with everything below it.
+    fn whole(&self, path: &Path, node: &Node) -> Result<Digest> {
+        if self.scanned.is_none() {
+            self.warm(path, node)?;
+        }
+        self.fold(path, node)
+    }
+
+    fn fold(&self, path: &Path, node: &Node) -> Result<Digest> {
+        let own = self.single(path, node)?;
+        if node.kind != Kind::Dir {
+            return Ok(own);
+        }
+        let mut hasher = Hasher::new();
+        hasher.update([0]);
+        hasher.update(own.to_string());
+        for child in self.view.list(path)? {
+            let digest = self.fold(&path.join(&child.name), &child)?;
+            hasher.update([0]);
+            hasher.update(child.name.as_bytes());
+            hasher.update(digest.to_string());
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Hashes every file below `path` on all cores beforehand.
+    fn warm(&self, path: &Path, node: &Node) -> Result<()> {
+        let mut nodes = Vec::new();
+        self.gather(path, node, &mut nodes)?;
+        nodes.retain(|node| !self.lock().contains_key(&node.source));
+        let digests = scan::hash_all(&nodes.iter().collect::<Vec<_>>())?;
+        let mut known = self.lock();
+        known.extend(nodes.into_iter().map(|node| node.source).zip(digests));
+        Ok(())
+    }
+
+    fn gather(&self, path: &Path, node: &Node, nodes: &mut Vec<Node>) -> Result<()> {
+        if node.kind == Kind::Dir {
+            for child in self.view.list(path)? {
+                self.gather(&path.join(&child.name), &child, nodes)?;
+            }
+        } else if node.kind == Kind::File {
+            nodes.push(node.clone());
+        }
+        Ok(())
+    }
+
+    fn list_below(&self, path: &Path, node: &Node, files: &mut Vec<FileEntry>) -> Result<()> {
+        files.extend(self.entry(path, node)?);
+        if node.kind == Kind::Dir {
+            for child in self.view.list(path)? {
+                self.list_below(&path.join(&child.name), &child, files)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A path as evidence; the root itself says nothing to people.
+    fn entry(&self, path: &Path, node: &Node) -> Result<Option<FileEntry>> {
+        let Some(path_text) = path.strip_prefix("/").ok().filter(|p| !p.as_os_str().is_empty()) else {
+            return Ok(None);
+        };
+        let kind = match node.kind {
+            Kind::File => FileKind::File,
+            Kind::Dir => FileKind::Directory,
+            Kind::Link => FileKind::Link,
+            _ => FileKind::Other,
+        };
+        let digest = self.single(path, node)?;
+        let path = path_text.to_string_lossy().into_owned();
+        Ok(Some(FileEntry { path, kind, mode: node.mode, uid: node.uid, gid: node.gid, digest }))
+    }
+}
+
+/// The digest of one layer's own folder, its whiteouts included and times left out: equal for layers that make the same
+/// tree out of the same parent.
+pub fn layer_digest(store: &Store, id: SnapshotId) -> Result<Digest> {
+    let mut hasher = Hasher::new();
+    layer_folder(&store.snapshots().dir(id), &mut hasher)?;
+    Ok(hasher.finish())
+}
+
+fn layer_folder(folder: &Path, hasher: &mut Hasher) -> Result<()> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).doing("list", folder)? {
+        names.push(entry.doing("list", folder)?.file_name());
+    }
+    names.sort();
+    hasher.update([u8::from(is_opaque(folder))]);
+    for name in names {
+        let path = folder.join(&name);
+        let node = Node::at(&name, path.clone())?;
+        hasher.update([1]);
+        hasher.update(name.as_bytes());
+        hasher.update(header::digest(&node)?.to_string());
+        if node.kind == Kind::Dir {
+            layer_folder(&path, hasher)?;
+            hasher.update([2]);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,405 @@
+//! What the solver asks for, done: keys of sources, hashes, comparisons, loading, running. One task each.
+//! A task answers with an event; it never touches the solver.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use graph::{Kind, Vertex};
+use oci::Digest;
+use solver::{Cause, Cost, Event, KeyId, Locator, Reason, Record, ResultId, Save, Verdict};
+use store::SnapshotId;
+
+use super::because::{self, Question};
+use super::results::{self, Held};
+use super::{Driver, State};
+use crate::event::{Stream, What, now_millis};
+use crate::sources::Source;
+use crate::{Error, Live, Work, blocking, ops};
+
+/// One thing to do for a step.
+pub enum Job {
+    /// Say what a source is.
+    Key,
+    /// Digest what counts of an input.
+    Hash { input: u32, result: ResultId },
+    /// Find a record made from the same trees.
+    Compare { operation: Digest, inputs: Vec<ResultId> },
+    /// Make a record's results available.
+    Load { record: Digest },
+    /// Do the step.
+    Run { inputs: Vec<ResultId>, reason: Reason, ran: Vec<Digest>, save: Option<Save> },
+}
+
+impl Job {
+    /// Does it.
+    pub async fn perform(self, driver: &Driver, work: &Work, vertex: &Arc<Vertex>) -> Event {
+        let step = vertex.digest;
+        match self {
+            Job::Key => {
+                let keys = key(driver, work, vertex).await;
+                if let Err(error) = &keys {
+                    complete(work, Some(error));
+                }
+                Event::Keyed { vertex: step, keys: keys.map_err(|e| e.to_string()) }
+            }
+            Job::Hash { input, result } => {
+                let content = hash(driver, work, vertex, input, result).await;
+                if let Err(error) = &content {
+                    work.events.tell(What::Started { step });
+                    complete(work, Some(error));
+                }
+                Event::Hashed { vertex: step, input, content: content.map_err(|e| e.to_string()) }
+            }
+            Job::Compare { operation, inputs } => {
+                // Not finding an earlier result only costs the run.
+                let found = compare(driver, work, operation, &inputs).await.unwrap_or_else(|error| {
+                    driver.lock().warn(&format!("earlier results could not be compared: {error}"));
+                    None
+                });
+                Event::Compared { vertex: step, found }
+            }
+            Job::Load { record } => Event::Loaded { vertex: step, results: load(driver, work, record).await },
+            Job::Run { inputs, reason, ran, save } => {
+                let results = run(driver, work, vertex, &inputs, reason, &ran, save).await;
+                Event::Ran { vertex: step, results: results.map_err(|e| e.to_string()) }
+            }
+        }
+    }
+}
+
+fn complete(work: &Work, error: Option<&Error>) {
+    let error = error.map(ToString::to_string);
+    work.events.tell(What::Completed { step: work.step, cached: false, error });
+}
+
+async fn key(driver: &Driver, work: &Work, vertex: &Vertex) -> Result<Vec<Digest>, Error> {
+    let source = Source::identify(work, vertex).await?;
+    let keys = source.keys();
+    driver.lock().sources.insert(vertex.digest, Arc::new(source));
+    Ok(keys)
+}
+
+impl State {
+    fn live(&self, id: ResultId) -> Result<Live, Error> {
+        self.results.get(&id).map(|h| h.live.clone()).ok_or(Error::Cancelled)
+    }
+
+    fn lives(&self, ids: &[ResultId]) -> Result<Vec<Live>, Error> {
+        ids.iter().map(|id| self.live(*id)).collect()
+    }
+}
+
+async fn hash(
+    driver: &Driver,
+    work: &Work,
+    vertex: &Vertex,
+    input: u32,
+    result: ResultId,
+) -> Result<Digest, Error> {
+    let live = driver.lock().live(result)?;
+    let map = solver::key::cache_map(vertex, &oci::Platform::host()).map_err(|e| Error::Request(e.to_string()))?;
+    let selections = map.inputs.get(input as usize).and_then(|i| i.content.clone()).unwrap_or_default();
+    let (tree, snapshot) = match &live {
+        Live::Local(tree) => (Some(tree.scanned.clone()), None),
+        live => (None, live.snapshot(work).await?),
+    };
+    let store = work.engine.store.clone();
+    blocking("hashed an input", move || match tree {
+        Some(tree) => tree.digest(&selections),
+        None => store::tree::Tree::of_snapshot(&store, snapshot)?.digest(&selections),
+    })
+    .await
+}
+
+/// How many earlier records of an operation are looked at.
+const COMPARED: usize = 8;
+
+async fn compare(
+    driver: &Driver,
+    work: &Work,
+    operation: Digest,
+    inputs: &[ResultId],
+) -> Result<Option<(KeyId, Digest)>, Error> {
+    let lives = driver.lock().lives(inputs)?;
+    let mut trees = Vec::new();
+    for live in &lives {
+        match live {
+            Live::Local(_) => return Ok(None),
+            live => trees.push(live.snapshot(work).await?),
+        }
+    }
+    let store = work.engine.store.clone();
+    blocking("compared trees", move || {
+        for id in store.records().of_operation(&operation)?.into_iter().take(COMPARED) {
+            let Some(record) = store.records().load(&id)? else { continue };
+            let (Some(key), true) = (record.keys.first(), record.inputs.len() == trees.len()) else { continue };
+            let mut same = true;
+            for (text, tree) in record.inputs.iter().zip(&trees) {
+                same = same && results::tree(text).is_some_and(|old| same_tree(&store, old, *tree).unwrap_or(false));
+            }
+            let usable = record.results.iter().all(|r| {
+                results::tree(r).is_some_and(|t| t.is_none_or(|id| store.snapshots().has(id).unwrap_or(false)))
+            });
+            if same && usable {
+                return Ok(Some((*key, id)));
+            }
+        }
+        Ok::<_, store::Error>(None)
+    })
+    .await
+}
+
+/// Whether two trees are made of the same layers: the same ones, or with the same files but for their times.
+fn same_tree(store: &store::Store, a: Option<SnapshotId>, b: Option<SnapshotId>) -> store::Result<bool> {
+    let chain = |id: Option<SnapshotId>| id.map_or_else(|| Ok(Vec::new()), |id| store.snapshots().chain(id));
+    let (a, b) = (chain(a)?, chain(b)?);
+    if a.len() != b.len() {
+        return Ok(false);
+    }
+    for (x, y) in a.into_iter().zip(b) {
+        if x == y {
+            // What lies beneath one layer is the same for both.
+            return Ok(true);
+        }
+        if store::tree::layer_digest(store, x)? != store::tree::layer_digest(store, y)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn load(driver: &Driver, work: &Work, id: Digest) -> Result<Vec<ResultId>, Cause> {
+    let missing = |what: String| Cause::BlobMissing { digest: what, looked: vec!["this store".to_owned()] };
+    let store = work.engine.store.clone();
+    let used = blocking("loaded a record", move || store.records().use_now(&id)).await;
+    let record = used.map_err(|e| missing(format!("record {} ({e})", id.short())))?;
+    let mut ids = Vec::new();
+    for text in &record.results {
+        let tree = results::tree(text).ok_or_else(|| missing(text.clone()))?;
+        let live = tree.map_or(Live::Scratch, Live::Snapshot);
+        if let Some(snapshot) = tree
+            && !work.engine.store.snapshots().has(snapshot).unwrap_or(false)
+        {
+            return Err(missing(text.clone()));
+        }
+        let held = Held::new(&work.engine.store, live).map_err(|e| missing(e.to_string()))?;
+        ids.push(driver.lock().hold(held, text.clone()));
+    }
+    Ok(ids)
+}
+
+async fn run(
+    driver: &Driver,
+    work: &Work,
+    vertex: &Arc<Vertex>,
+    inputs: &[ResultId],
+    reason: Reason,
+    ran: &[Digest],
+    save: Option<Save>,
+) -> Result<Vec<ResultId>, Error> {
+    let Some(save) = save else { return bring(driver, work, vertex).await };
+    let (question, lives) = ask(driver, work, vertex, inputs, reason, ran, save).await?;
+    work.events.tell(What::Started { step: work.step });
+    let begun = Instant::now();
+    let made = operate(work, vertex, &lives).await;
+    complete(work, made.as_ref().err());
+    keep(driver, work, question, inputs, made?, begun).await
+}
+
+/// A source's files.
+async fn bring(driver: &Driver, work: &Work, vertex: &Vertex) -> Result<Vec<ResultId>, Error> {
+    let source = driver.lock().sources.get(&vertex.digest).cloned().ok_or(Error::Cancelled)?;
+    work.events.tell(What::Started { step: work.step });
+    let live = source.live(work, vertex).await;
+    complete(work, live.as_ref().err());
+    let held = Held::new(&work.engine.store, live?)?;
+    Ok(vec![driver.lock().hold(held, String::new())])
+}
+
+/// Finds and tells the cause; fails here when the build forbids the run.
+async fn ask(
+    driver: &Driver,
+    work: &Work,
+    vertex: &Vertex,
+    inputs: &[ResultId],
+    reason: Reason,
+    ran: &[Digest],
+    save: Save,
+) -> Result<(Question, Vec<Live>), Error> {
+    let (mut wanted, lives, locator, ran) = {
+        let state = driver.lock();
+        let going = state.builds.values().find(|g| g.order.graph.get(&vertex.digest).is_some());
+        let order = going.map(|g| &g.order).ok_or(Error::Cancelled)?;
+        let locator = Locator::of(&order.project, &order.target, &vertex.name());
+        (state.ingredients(vertex, &save), state.lives(inputs)?, locator, state.ran(ran))
+    };
+    because::files(work, vertex, &lives, &mut wanted).await?;
+    let question = Question { locator, wanted, ran, reason, save };
+    let cause = because::cause(work, &question).await?;
+    let mut state = driver.lock();
+    state.causes.insert(vertex.digest, cause.clone());
+    work.events.tell(What::Verdict { step: vertex.digest, verdict: Verdict::Miss { cause: cause.clone() } });
+    let stage = vertex.metadata.description.get("larder.stage").cloned().unwrap_or_default();
+    let mut forbidden = false;
+    for going in state.builds.values_mut().filter(|g| g.order.graph.get(&vertex.digest).is_some()) {
+        if going.order.fail_on_miss.as_ref().is_some_and(|stages| stages.is_empty() || stages.contains(&stage)) {
+            going.misses.push((vertex.name(), cause.clone()));
+            forbidden = true;
+        }
+    }
+    if forbidden { Err(Error::Missed(vec![(vertex.name(), cause)])) } else { Ok((question, lives)) }
+}
+
+/// Does the operation itself.
+async fn operate(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+    match vertex.kind() {
+        Some(Kind::Exec(_)) => exec(work, vertex, lives).await,
+        Some(Kind::File(_)) => file(work, vertex, lives).await,
+        Some(Kind::Merge(_) | Kind::Diff(_)) => stack(work, vertex, lives).await,
+        _ => Err(Error::Request(format!("{} is of a kind that larder does not run", vertex.name()))),
+    }
+}
+
+async fn trees(work: &Work, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+    let mut trees = Vec::new();
+    for live in lives {
+        trees.push(live.snapshot(work).await?);
+    }
+    Ok(trees)
+}
+
+async fn exec(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+    let inputs = trees(work, lives).await?;
+    let given = given(work, vertex).await?;
+    let (work, vertex) = (work.clone(), vertex.clone());
+    blocking("ran a process", move || {
+        let Some(Kind::Exec(op)) = vertex.kind() else { return Ok(Vec::new()) };
+        let (events, step) = (work.events.clone(), work.step);
+        let mut output = |stream, bytes: &[u8]| {
+            let stream = if stream == sandbox::Stream::Stdout { Stream::Out } else { Stream::Err };
+            events.tell(What::Log { step, stream, bytes: bytes.to_vec() });
+        };
+        let exec = ops::exec::Exec {
+            store: &work.engine.store,
+            sandbox: &work.engine.sandbox,
+            op,
+            resources: vertex.metadata.linux_resources.as_ref(),
+            inputs: &inputs,
+            given: &given,
+            name: &vertex.name(),
+            cancel: &work.cancel,
+        };
+        exec.run(&mut output)
+    })
+    .await
+}
+
+/// Asks the client for what a process may see of it.
+async fn given(work: &Work, vertex: &Vertex) -> Result<ops::exec::Given, Error> {
+    let Some(Kind::Exec(op)) = vertex.kind() else { return Ok(ops::exec::Given::default()) };
+    let mut given = ops::exec::Given::default();
+    let mounted = op.mounts.iter().filter_map(|m| m.secret_opt.as_ref().map(|s| &s.id));
+    for id in mounted.chain(op.secretenv.iter().map(|s| &s.id)) {
+        given.secrets.insert(id.clone(), work.session.secret(id).await?);
+    }
+    for opt in op.mounts.iter().filter_map(|m| m.ssh_opt.as_ref()) {
+        let agent = match work.session.ssh(&opt.id).await {
+            Err(_) if opt.optional => None,
+            agent => Some(agent?),
+        };
+        given.agents.insert(opt.id.clone(), agent);
+    }
+    Ok(given)
+}
+
+async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+    let Some(Kind::File(op)) = vertex.kind() else { return Ok(Vec::new()) };
+    let mut inputs = Vec::new();
+    for (i, live) in lives.iter().enumerate() {
+        let built_on = op.actions.iter().any(|a| a.input == i as i64);
+        let tree = match live {
+            Live::Local(tree) if !built_on => Err(tree.scanned.view()),
+            live => Ok(live.snapshot(work).await?),
+        };
+        inputs.push(tree);
+    }
+    let (work, vertex) = (work.clone(), vertex.clone());
+    blocking("changed files", move || {
+        let Some(Kind::File(op)) = vertex.kind() else { return Ok(Vec::new()) };
+        let store = &work.engine.store;
+        let view = |input: Result<Option<SnapshotId>, _>| -> Result<ops::file::Input, ops::Error> {
+            Ok(match input {
+                Err(view) => ops::file::Input { snapshot: None, view, link: false },
+                Ok(None) => ops::file::Input { snapshot: None, view: store::view::View::empty(), link: false },
+                Ok(Some(id)) => {
+                    let view = store::view::View::of_layers(store.snapshots().layers(id)?);
+                    ops::file::Input { snapshot: Some(id), view, link: true }
+                }
+            })
+        };
+        let inputs = inputs.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
+        ops::file::run(store, op, &inputs, &vertex.name(), &|| work.cancel.is_cancelled())
+    })
+    .await
+}
+
+async fn stack(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+    let inputs = trees(work, lives).await?;
+    let (store, vertex) = (work.engine.store.clone(), vertex.clone());
+    blocking("stacked trees", move || {
+        let at = |i: i64| usize::try_from(i).ok().and_then(|i| inputs.get(i).copied()).flatten();
+        let made = match vertex.kind() {
+            Some(Kind::Merge(op)) => {
+                let trees: Vec<_> = op.inputs.iter().map(|i| at(i.input)).collect();
+                ops::stack::merge(&store, &trees, &vertex.name())?
+            }
+            Some(Kind::Diff(op)) => {
+                let (lower, upper) = (op.lower.as_ref().map(|l| l.input), op.upper.as_ref().map(|u| u.input));
+                ops::stack::diff(&store, lower.and_then(at), upper.and_then(at), &vertex.name())?
+            }
+            _ => None,
+        };
+        Ok::<_, ops::Error>(vec![made])
+    })
+    .await
+}
+
+/// Holds what was made, and writes the record.
+async fn keep(
+    driver: &Driver,
+    work: &Work,
+    question: Question,
+    inputs: &[ResultId],
+    made: Vec<Option<SnapshotId>>,
+    begun: Instant,
+) -> Result<Vec<ResultId>, Error> {
+    let store = &work.engine.store;
+    let texts: Vec<String> = made.iter().map(|tree| results::text(*tree)).collect();
+    let mut ids = Vec::new();
+    for (tree, text) in made.iter().zip(&texts) {
+        let held = Held::new(store, tree.map_or(Live::Scratch, Live::Snapshot))?;
+        ids.push(driver.lock().hold(held, text.clone()));
+    }
+    let record = {
+        let state = driver.lock();
+        let names = inputs.iter().map(|id| state.names.get(id).cloned().unwrap_or_default()).collect();
+        let build = state.builds.values().find(|g| g.order.graph.get(&work.step).is_some());
+        Record {
+            keys: question.save.keys.clone(),
+            operation: question.save.operation,
+            results: texts,
+            inputs: names,
+            ingredients: question.wanted,
+            cost: Cost { millis: begun.elapsed().as_millis() as u64, bytes: 0 },
+            created: now_millis(),
+            build: build.map(|g| g.order.id.clone()).unwrap_or_default(),
+            locator: question.locator,
+        }
+    };
+    let made_of = store::MadeOf { snapshots: made.into_iter().flatten().collect(), blobs: Vec::new() };
+    let (store, links) = (store.clone(), question.save.links);
+    // A cache that can't be written must not fail the build: the result is there.
+    let saved = blocking("wrote a record", move || store.records().save(&record, &links, &made_of)).await;
+    driver.lock().or_warn(saved.map(drop));
+    Ok(ids)
+}

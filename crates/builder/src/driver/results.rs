@@ -1,0 +1,37 @@
+//! Results as records keep them: short texts that name a tree in the store, and back.
+//! Only what is in the store is ever written into a record.
+
+use store::{Lease, Resource, SnapshotId, Store};
+
+use crate::{Error, Live};
+
+/// A result with what keeps it from the collector.
+pub struct Held {
+    /// The result.
+    pub live: Live,
+    _lease: Option<Lease>,
+}
+
+impl Held {
+    /// Holds `live` while it is needed.
+    pub fn new(store: &Store, live: Live) -> Result<Held, Error> {
+        let lease = match &live {
+            Live::Snapshot(id) => Some(store.leases().hold(Resource::Snapshot(*id))?),
+            _ => None,
+        };
+        Ok(Held { live, _lease: lease })
+    }
+}
+
+/// The text of a tree.
+pub fn text(tree: Option<SnapshotId>) -> String {
+    tree.map_or_else(|| "scratch".to_owned(), |id| format!("snapshot:{id}"))
+}
+
+/// The tree of a text.
+pub fn tree(text: &str) -> Option<Option<SnapshotId>> {
+    if text == "scratch" {
+        return Some(None);
+    }
+    text.strip_prefix("snapshot:")?.parse().ok().map(Some)
+}

@@ -1,0 +1,179 @@
+//! A snapshot's own layer as a blob: its upper folder in the form of the OCI image-spec ("Image Layer Filesystem
+//! Changeset"). A layer is made once for each recipe and found again. It never looks at the layers beneath.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::write::{self, Entry, Type};
+use super::{Packed, Recipe, compress};
+use crate::error::{Doing, Result};
+use crate::view::{self, is_opaque, is_whiteout};
+use crate::{Form, SnapshotId, Store};
+
+/// The layer's blob, made now or found.
+pub fn pack(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Packed> {
+    if let Some(found) = find(store, id, recipe)? {
+        return Ok(found);
+    }
+    let folder = store.snapshots().dir(id);
+    let writer = store.blobs().writer()?;
+    let packed = compress::stream(recipe.compression, writer, |out| {
+        let mut walk = Walk { out, clamp: recipe.clamp, names: HashMap::new() };
+        walk.folder(&folder, b"")?;
+        write::end(walk.out)
+    });
+    let (writer, plain) = packed.doing("pack the layer", &folder)?;
+    let blob = writer.commit(None)?;
+    let media_type = recipe.media_type().to_owned();
+    let layers = store.layer_blobs();
+    if recipe.clamp.is_none() {
+        layers.set_diff(id, plain.digest, plain.size)?;
+    }
+    let recipe = recipe.text();
+    layers.add_form(id, Form { media_type: media_type.clone(), recipe, digest: blob.digest, size: blob.size })?;
+    Ok(Packed { media_type, digest: blob.digest, size: blob.size, diff_id: plain.digest, diff_size: plain.size })
+}
+
+fn find(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Option<Packed>> {
+    // With clamped times the diff id is another, and is not kept.
+    if recipe.clamp.is_some() {
+        return Ok(None);
+    }
+    let layer = store.layer_blobs().get(id)?;
+    let (Some(diff_id), Some(diff_size)) = (layer.diff_id, layer.diff_size) else { return Ok(None) };
+    let text = recipe.text();
+    for form in layer.forms.into_iter().filter(|f| f.recipe == text) {
+        if store.blobs().has(&form.digest)? {
+            let media_type = recipe.media_type().to_owned();
+            return Ok(Some(Packed { media_type, digest: form.digest, size: form.size, diff_id, diff_size }));
+        }
+    }
+    Ok(None)
+}
+
+struct Walk<'a> {
+    out: &'a mut dyn Write,
+    clamp: Option<i64>,
+    /// Names of files with several, by inode.
+    names: HashMap<(u64, u64), Vec<u8>>,
+}
+
+impl Walk<'_> {
+    fn folder(&mut self, folder: &Path, below: &[u8]) -> io::Result<()> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            names.push(entry?.file_name());
+        }
+        names.sort();
+        for name in names {
+            self.entry(&folder.join(&name), &name, below)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, at: &Path, name: &OsStr, below: &[u8]) -> io::Result<()> {
+        let data = fs::symlink_metadata(at)?;
+        if is_whiteout(&data) {
+            return self.mark(&[below, b".wh.", name.as_bytes()].concat(), &data);
+        }
+        let mut path = [below, name.as_bytes()].concat();
+        let kind = data.file_type();
+        let many = data.nlink() > 1 && kind.is_file();
+        if let Some(first) = many.then(|| self.names.get(&(data.dev(), data.ino()))).flatten().cloned() {
+            return self.header(at, &path, Type::HardLink, &data, &first, 0);
+        }
+        if many {
+            self.names.insert((data.dev(), data.ino()), path.clone());
+        }
+        if kind.is_dir() {
+            path.push(b'/');
+            self.header(at, &path, Type::Dir, &data, b"", 0)?;
+            if is_opaque(at) {
+                self.mark(&[path.as_slice(), b".wh..wh..opq"].concat(), &data)?;
+            }
+            return self.folder(at, &path);
+        }
+        if kind.is_symlink() {
+            let link = fs::read_link(at)?;
+            return self.header(at, &path, Type::Symlink, &data, link.as_os_str().as_bytes(), 0);
+        }
+        if kind.is_file() {
+            self.header(at, &path, Type::File, &data, b"", data.len())?;
+            return self.content(at, data.len());
+        }
+        use std::os::unix::fs::FileTypeExt;
+        let kind = match kind {
+            k if k.is_char_device() => Type::Char,
+            k if k.is_block_device() => Type::Block,
+            k if k.is_fifo() => Type::Fifo,
+            // A socket can't be in an image.
+            _ => return Ok(()),
+        };
+        self.header(at, &path, kind, &data, b"", 0)
+    }
+
+    fn content(&mut self, at: &Path, size: u64) -> io::Result<()> {
+        let mut file = fs::File::open(at)?.take(size);
+        let copied = io::copy(&mut file, &mut self.out)?;
+        if copied != size {
+            return Err(io::Error::other(format!("{} became shorter while it was read", at.display())));
+        }
+        write::padding(self.out, size)
+    }
+
+    /// An empty file whose name says something about others.
+    fn mark(&mut self, path: &[u8], data: &fs::Metadata) -> io::Result<()> {
+        let mtime = self.time(data);
+        let entry = Entry {
+            path,
+            kind: Type::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime,
+            link: b"",
+            device: (0, 0),
+            xattrs: &[],
+        };
+        write::entry(self.out, &entry)
+    }
+
+    fn time(&self, data: &fs::Metadata) -> i64 {
+        self.clamp.map_or(data.mtime(), |clamp| data.mtime().min(clamp))
+    }
+
+    fn header(
+        &mut self,
+        at: &Path,
+        path: &[u8],
+        kind: Type,
+        data: &fs::Metadata,
+        link: &[u8],
+        size: u64,
+    ) -> io::Result<()> {
+        let xattrs = if matches!(kind, Type::HardLink) { Vec::new() } else { xattrs(at)? };
+        let entry = Entry {
+            path,
+            kind,
+            mode: data.mode() & 0o7777,
+            uid: data.uid(),
+            gid: data.gid(),
+            size,
+            mtime: self.time(data),
+            link,
+            device: (rustix::fs::major(data.rdev()), rustix::fs::minor(data.rdev())),
+            xattrs: &xattrs,
+        };
+        write::entry(self.out, &entry)
+    }
+}
+
+fn xattrs(at: &Path) -> io::Result<Vec<(String, Vec<u8>)>> {
+    view::xattrs(at).map_err(io::Error::other)
+}

@@ -1,0 +1,113 @@
+//! A whole tree as a flat tar or as a directory of the client's: what `-o type=tar` and `type=local` give.
+//! It reads the tree through a view; the destination is the caller's own.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::write::{self, Entry, Type};
+use crate::canvas::{Attributes, copy_xattrs, set_owner_and_mode, set_time};
+use crate::error::{Doing, Result};
+use crate::view::{Kind, Node, View};
+
+/// Writes the tree as a tar; times later than `clamp` (seconds since 1970) become it.
+pub fn write_tar(view: &View, out: &mut dyn Write, clamp: Option<i64>) -> Result<()> {
+    tar_folder(view, Path::new("/"), b"", out, clamp)?;
+    write::end(out).doing("write the tar of", Path::new("/"))
+}
+
+fn tar_folder(view: &View, at: &Path, below: &[u8], out: &mut dyn Write, clamp: Option<i64>) -> Result<()> {
+    for node in view.list(at)? {
+        let real = at.join(&node.name);
+        let mut path = [below, node.name.as_bytes()].concat();
+        if node.kind == Kind::Dir {
+            path.push(b'/');
+        }
+        tar_node(&node, &path, out, clamp)?;
+        if node.kind == Kind::Dir {
+            tar_folder(view, &real, &path, out, clamp)?;
+        }
+    }
+    Ok(())
+}
+
+fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, clamp: Option<i64>) -> Result<()> {
+    let kind = match node.kind {
+        Kind::File => Type::File,
+        Kind::Dir => Type::Dir,
+        Kind::Link => Type::Symlink,
+        Kind::Char => Type::Char,
+        Kind::Block => Type::Block,
+        Kind::Fifo => Type::Fifo,
+        Kind::Socket => return Ok(()),
+    };
+    let mtime = node.mtime.div_euclid(1_000_000_000);
+    let size = if kind == Type::File { node.size } else { 0 };
+    let entry = Entry {
+        path,
+        kind,
+        mode: node.mode,
+        uid: node.uid,
+        gid: node.gid,
+        size,
+        mtime: clamp.map_or(mtime, |clamp| mtime.min(clamp)),
+        link: node.link.as_os_str().as_bytes(),
+        device: (rustix::fs::major(node.rdev), rustix::fs::minor(node.rdev)),
+        xattrs: &node.xattrs()?,
+    };
+    let mut write = || -> io::Result<()> {
+        write::entry(out, &entry)?;
+        if kind == Type::File {
+            let mut file = io::Read::take(fs::File::open(&node.source)?, size);
+            if io::copy(&mut file, out)? != size {
+                return Err(io::Error::other("it became shorter while it was read"));
+            }
+            write::padding(out, size)?;
+        }
+        Ok(())
+    };
+    write().doing("write to the tar", &node.source)
+}
+
+/// Writes the tree into the directory `to`, over what is there. Owners are kept where this process may give files away.
+pub fn write_dir(view: &View, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).doing("make", to)?;
+    let may_own = rustix::process::geteuid().is_root();
+    dir_folder(view, Path::new("/"), to, may_own)
+}
+
+fn dir_folder(view: &View, at: &Path, to: &Path, may_own: bool) -> Result<()> {
+    for node in view.list(at)? {
+        let (real, target) = (at.join(&node.name), to.join(&node.name));
+        let there = fs::symlink_metadata(&target).ok();
+        let is_dir = node.kind == Kind::Dir;
+        match there {
+            Some(data) if data.is_dir() && is_dir => {}
+            Some(data) if data.is_dir() => fs::remove_dir_all(&target).doing("replace", &target)?,
+            Some(_) => fs::remove_file(&target).doing("replace", &target)?,
+            None => {}
+        }
+        match node.kind {
+            Kind::Dir => {
+                if !target.is_dir() {
+                    fs::create_dir(&target).doing("make", &target)?;
+                }
+                dir_folder(view, &real, &target, may_own)?;
+            }
+            Kind::File => drop(fs::copy(&node.source, &target).doing("copy", &target)?),
+            Kind::Link => std::os::unix::fs::symlink(&node.link, &target).doing("make the symlink", &target)?,
+            Kind::Char | Kind::Block | Kind::Fifo => crate::canvas::make_node(&node, &target).doing("make", &target)?,
+            Kind::Socket => continue,
+        }
+        let mut attributes = Attributes::of(&node);
+        if !may_own {
+            let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            (attributes.uid, attributes.gid) = (uid, gid);
+        }
+        set_owner_and_mode(&target, &attributes).doing("set owner and mode of", &target)?;
+        copy_xattrs(&node, &target)?;
+        set_time(&target, attributes.time).doing("set the time of", &target)?;
+    }
+    Ok(())
+}
