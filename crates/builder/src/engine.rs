@@ -5,17 +5,27 @@ use std::sync::Arc;
 
 use oci::Digest;
 
+use crate::driver::Driver;
 use crate::event::Events;
 use crate::session;
 
 /// The parts that builds share.
 pub struct Engine {
     /// This disk.
-    pub store: Arc<store::Store>,
+    pub store: store::Store,
     /// This kernel.
-    pub sandbox: Arc<sandbox::Sandbox>,
+    pub sandbox: sandbox::Sandbox,
     /// Registries, asked lazily: no connection and no certificate is loaded before the first request.
-    pub registry: Arc<registry::Client>,
+    pub registry: registry::Client,
+    /// Runs steps, each once however many builds want it.
+    pub driver: Driver,
+}
+
+impl Engine {
+    /// Puts the parts together.
+    pub fn new(store: store::Store, sandbox: sandbox::Sandbox, registry: registry::Client) -> Arc<Engine> {
+        Arc::new_cyclic(|engine| Engine { store, sandbox, registry, driver: Driver::new(engine.clone()) })
+    }
 }
 
 /// What one step's work is given.

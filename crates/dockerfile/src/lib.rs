@@ -3,6 +3,7 @@
 
 pub mod ast;
 pub mod diagnostic;
+pub mod ignore;
 pub mod lower;
 pub mod parse;
 pub mod words;

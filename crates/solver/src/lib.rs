@@ -13,6 +13,6 @@ mod solver;
 pub use cause::{Cause, HitSource, Ran, Verdict};
 pub use explain::{Facts, Lost, explain};
 pub use files::{FileEntry, FileKind, Files};
-pub use ingredients::{Ingredients, Parent, Part};
+pub use ingredients::{Ingredients, Parent, Part, shown};
 pub use record::{Cost, KeyId, Link, Locator, Record};
 pub use solver::{Build, Effect, Event, Index, Reason, ResultId, Save, Solver, Wanted};

@@ -151,13 +151,13 @@ impl<'a> Copier<'a> {
         match self.canvas.look(to)? {
             None => {
                 self.canvas.make_dir(to, &attributes)?;
-                copy_xattrs(node, &self.canvas.place(to))
+                Ok(copy_xattrs(node, &self.canvas.place(to))?)
             }
             Some(old) if old.kind != Kind::Dir => Err(Error::NotADirectory { path: to.to_owned() }),
             Some(_) if dress => {
                 self.canvas.lift(to)?;
                 self.canvas.dress(to, &attributes)?;
-                copy_xattrs(node, &self.canvas.place(to))
+                Ok(copy_xattrs(node, &self.canvas.place(to))?)
             }
             Some(_) => Ok(()),
         }
@@ -168,7 +168,7 @@ impl<'a> Copier<'a> {
             return Ok(());
         }
         match self.canvas.look(to)? {
-            Some(old) if !(is_dir && old.kind == Kind::Dir) => self.canvas.remove(to),
+            Some(old) if !(is_dir && old.kind == Kind::Dir) => Ok(self.canvas.remove(to)?),
             _ => Ok(()),
         }
     }

@@ -10,7 +10,7 @@ use sandbox::{Host, Limits, Mount, MountKind, Network, Rlimit, Root, Security, S
 use store::{Draft, Lease, Resource, Sharing, SnapshotId, Store, Volume, VolumeRequest};
 
 use store::canvas::Canvas;
-use super::{Doing, Error, stack};
+use super::{Doing, Error};
 use crate::session::SshSocket;
 
 /// BuildKit's PATH for a process that is given none.

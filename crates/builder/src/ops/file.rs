@@ -249,11 +249,11 @@ impl Work<'_> {
         let path = layer.canvas.resolve(Path::new(&clean(&dir.path)))?;
         let attributes = Attributes::made(dir.mode as u32 & 0o777, owner, copy::time(dir.timestamp));
         if dir.make_parents {
-            return layer.canvas.make_dirs(&path, &attributes);
+            return Ok(layer.canvas.make_dirs(&path, &attributes)?);
         }
         match layer.canvas.look(&path)? {
             Some(_) => Ok(()),
-            None => layer.canvas.make_dir(&path, &attributes),
+            None => Ok(layer.canvas.make_dir(&path, &attributes)?),
         }
     }
 

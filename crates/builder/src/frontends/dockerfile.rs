@@ -1,0 +1,276 @@
+//! The Dockerfile frontend: reads the files that a client offers, learns what lowering must know, and gives graphs.
+//! The language itself is `dockerfile`'s; nothing is built here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dockerfile::lower::{Fact, Lowered, NamedContext, Need, NoCache, Options, Outcome};
+use dockerfile::{Diagnostic, LineIndex};
+use oci::{Digest, Platform, Reference};
+
+use super::Target;
+use crate::build::{Faulty, Request};
+use crate::event::{Warning, What};
+use crate::session::{self, Filter};
+use crate::sources::{image, oci_layout};
+use crate::{Engine, Error, Events, Work};
+
+/// What a frontend works with.
+pub struct Frontend<'a> {
+    /// The shared parts.
+    pub engine: &'a Arc<Engine>,
+    /// The client.
+    pub session: &'a session::Shared,
+    /// Where to tell what happens.
+    pub events: &'a Events,
+    /// What is wanted.
+    pub request: &'a Request,
+}
+
+/// The Dockerfile as it was read.
+struct Definition {
+    filename: String,
+    text: Vec<u8>,
+    /// The step that loaded it: warnings belong to it.
+    step: Digest,
+}
+
+impl Frontend<'_> {
+    /// One target a platform.
+    pub async fn targets(&self) -> Result<Vec<Target>, Error> {
+        let definition = self.definition().await?;
+        let (file, diagnostics) = dockerfile::parse(&definition.text);
+        if diagnostics.iter().any(Diagnostic::is_error) {
+            return Err(faulty(&definition, diagnostics));
+        }
+        let ignore = self.ignore(&definition.filename).await?;
+        let host = Platform::host();
+        let platforms = self.platforms(&host)?;
+        let mut targets = Vec::new();
+        for platform in &platforms {
+            let mut options = self.options(&definition, platform, &host, ignore.clone())?;
+            options.multi_platform = platforms.len() > 1;
+            let lowered = self.lower(&file, &options, &definition).await?;
+            if targets.is_empty() {
+                self.warn(&definition, &lowered.warnings);
+            }
+            targets.push(Target { platform: platform.clone(), lowered });
+        }
+        Ok(targets)
+    }
+
+    fn attribute(&self, name: &str) -> Option<&str> {
+        self.request.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    fn platforms(&self, host: &Platform) -> Result<Vec<Platform>, Error> {
+        let Some(list) = self.attribute("platform") else { return Ok(vec![host.clone()]) };
+        let read = |text: &str| Platform::parse(text, host).map_err(|e| Error::Request(e.to_string()));
+        list.split(',').map(read).collect()
+    }
+
+    /// Reads the Dockerfile.
+    async fn definition(&self) -> Result<Definition, Error> {
+        if let Some(url) = self.attribute("context") {
+            return Err(Error::Request(format!("the context {url}: contexts by URL are not built yet; clone it first")));
+        }
+        let filename = self.attribute("filename").unwrap_or("Dockerfile").to_owned();
+        let name = format!("[internal] load build definition from {filename}");
+        let task = self.events.begin(&format!("{} {name}", self.request.id), &name);
+        let step = task.step;
+        let read = async {
+            let follow = vec![filename.clone(), format!("{filename}.dockerignore"), filename.to_lowercase()];
+            let wanted = Filter { follow, ..Filter::default() };
+            let directory = self.session.directory("dockerfile", &wanted).await?;
+            let path = directory.root.join(&filename);
+            let lower = directory.root.join(filename.to_lowercase());
+            let path = if path.exists() || !lower.exists() { path } else { lower };
+            std::fs::read(&path).map_err(|source| session::Error::Read { path, source })
+        };
+        let text = task.finish(read.await)?;
+        Ok(Definition { filename, text, step })
+    }
+
+    /// The patterns of what the context leaves out.
+    async fn ignore(&self, filename: &str) -> Result<Vec<String>, Error> {
+        let task = self.events.begin(&format!("{} ignore", self.request.id), "[internal] load .dockerignore");
+        let read = async {
+            let directory = self.session.directory("dockerfile", &Filter::default()).await?;
+            if let Some(text) = optional(&directory.root.join(format!("{filename}.dockerignore")))? {
+                return Ok(text);
+            }
+            self.ignore_of("context").await
+        };
+        let text = task.finish(read.await)?;
+        Ok(dockerfile::ignore::patterns(&text))
+    }
+
+    async fn ignore_of(&self, context: &str) -> Result<String, session::Error> {
+        let wanted = Filter { follow: vec![".dockerignore".to_owned()], ..Filter::default() };
+        let directory = self.session.directory(context, &wanted).await?;
+        Ok(optional(&directory.root.join(".dockerignore"))?.unwrap_or_default())
+    }
+
+    fn options(
+        &self,
+        definition: &Definition,
+        platform: &Platform,
+        host: &Platform,
+        ignore: Vec<String>,
+    ) -> Result<Options, Error> {
+        let mut options = Options::new(platform.clone(), host.clone());
+        options.filename.clone_from(&definition.filename);
+        options.ignore = ignore;
+        options.session.clone_from(&self.request.id);
+        options.target = self.attribute("target").unwrap_or_default().to_owned();
+        for (name, value) in &self.request.attributes {
+            if let Some(arg) = name.strip_prefix("build-arg:") {
+                options.build_args.insert(arg.to_owned(), value.clone());
+            } else if let Some(label) = name.strip_prefix("label:") {
+                options.labels.insert(label.to_owned(), value.clone());
+            } else if let Some(context) = name.strip_prefix("context:") {
+                options.contexts.insert(context.to_owned(), named(context, value));
+            }
+        }
+        options.no_cache = match self.request.attributes.get("no-cache").map(String::as_str) {
+            None => NoCache::None,
+            Some("") => NoCache::All,
+            Some(stages) => NoCache::Stages(stages.split(',').map(str::to_owned).collect()),
+        };
+        options.network = self.attribute("force-network-mode").unwrap_or_default().to_owned();
+        options.hostname = self.attribute("hostname").unwrap_or_default().to_owned();
+        options.cgroup_parent = self.attribute("cgroup-parent").unwrap_or_default().to_owned();
+        options.resolve_mode = self.attribute("image-resolve-mode").unwrap_or_default().to_owned();
+        for host in self.attribute("add-hosts").iter().flat_map(|v| v.split(',')) {
+            let (name, ip) = host.split_once('=').ok_or_else(|| bad("add-hosts", host, "expected NAME=IP"))?;
+            options.add_hosts.push((name.to_owned(), ip.to_owned()));
+        }
+        if let Some(size) = self.attribute("shm-size") {
+            options.shm_size = size.parse().map_err(|_| bad("shm-size", size, "expected bytes"))?;
+        }
+        for limit in self.attribute("ulimit").iter().flat_map(|v| v.split(',')) {
+            options.ulimits.push(ulimit(limit).ok_or_else(|| bad("ulimit", limit, "expected NAME=SOFT[:HARD]"))?);
+        }
+        options.epoch = match options.build_args.get("SOURCE_DATE_EPOCH").filter(|v| !v.is_empty()) {
+            Some(text) => Some(text.parse().map_err(|_| bad("SOURCE_DATE_EPOCH", text, "expected seconds"))?),
+            None => None,
+        };
+        Ok(options)
+    }
+
+    /// Lowers as often as something more must be known.
+    async fn lower(
+        &self,
+        file: &dockerfile::ast::File,
+        options: &Options,
+        definition: &Definition,
+    ) -> Result<Lowered, Error> {
+        let mut facts = BTreeMap::new();
+        loop {
+            match dockerfile::lower(file, options, &facts) {
+                Err(diagnostics) => return Err(faulty(definition, diagnostics)),
+                Ok(Outcome::Done(lowered)) => return Ok(*lowered),
+                Ok(Outcome::Needs(needs)) => {
+                    let answers = needs.iter().map(|need| self.learn(need, options));
+                    let answers = futures_util::future::try_join_all(answers).await?;
+                    facts.extend(needs.into_iter().zip(answers));
+                }
+            }
+        }
+    }
+
+    async fn learn(&self, need: &Need, options: &Options) -> Result<Fact, Error> {
+        let platform = |text: &str| {
+            Platform::parse(text, &options.platform).map_err(|e| Error::Request(e.to_string()))
+        };
+        let resolved = match need {
+            Need::Ignore { context } => {
+                let text = self.ignore_of(context).await?;
+                return Ok(Fact::Patterns(dockerfile::ignore::patterns(&text)));
+            }
+            Need::Image { reference, platform: wanted } => {
+                let name = format!("[internal] load metadata for {reference}");
+                let task = self.events.begin(&format!("{reference} {wanted}"), &name);
+                let parsed = Reference::parse(reference).map_err(|e| Error::Request(e.to_string()))?;
+                let mode = match options.resolve_mode.as_str() {
+                    "pull" => image::ResolveMode::Pull,
+                    "local" => image::ResolveMode::Local,
+                    _ => image::ResolveMode::Default,
+                };
+                let work = self.work(task.step)?;
+                let resolved = image::resolve(&work, &parsed, &platform(wanted)?, mode).await;
+                task.finish(resolved)?
+            }
+            Need::Layout { store, reference, platform: wanted } => {
+                let work = self.work(Digest::of(store.as_bytes()))?;
+                oci_layout::resolve(&work, store, reference, &platform(wanted)?).await?
+            }
+        };
+        Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config) })
+    }
+
+    fn work(&self, step: Digest) -> Result<Work, Error> {
+        Ok(Work {
+            engine: self.engine.clone(),
+            session: self.session.clone(),
+            events: self.events.clone(),
+            step,
+            cancel: sandbox::Cancel::new().map_err(crate::ops::Error::from)?,
+        })
+    }
+
+    fn warn(&self, definition: &Definition, warnings: &[Diagnostic]) {
+        let index = LineIndex::new(&String::from_utf8_lossy(&definition.text));
+        for warning in warnings {
+            let (first, last) = (index.line(warning.span.start), index.line(warning.span.end.max(1) - 1));
+            let rule = warning.rule.clone().unwrap_or_default();
+            let warning = Warning {
+                short: format!("{rule}: {} (line {first})", warning.message),
+                detail: warning.help.iter().cloned().collect(),
+                url: warning.url.clone().unwrap_or_default(),
+                file: definition.filename.clone(),
+                lines: Some((first, last)),
+            };
+            self.events.tell(What::Warning { step: definition.step, warning });
+        }
+    }
+}
+
+fn faulty(definition: &Definition, diagnostics: Vec<Diagnostic>) -> Error {
+    let text = String::from_utf8_lossy(&definition.text).into_owned();
+    Error::Dockerfile(Box::new(Faulty { filename: definition.filename.clone(), text, diagnostics }))
+}
+
+fn bad(name: &str, value: &str, expected: &str) -> Error {
+    Error::Request(format!("`{value}` is no value for {name}: {expected}"))
+}
+
+fn optional(path: &std::path::Path) -> Result<Option<String>, session::Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(session::Error::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn ulimit(text: &str) -> Option<(String, i64, i64)> {
+    let (name, values) = text.split_once('=')?;
+    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
+    Some((name.to_owned(), soft.parse().ok()?, hard.parse().ok()?))
+}
+
+/// What a client means by `context:NAME=VALUE` (BuildKit's forms).
+fn named(name: &str, value: &str) -> NamedContext {
+    if let Some(image) = value.strip_prefix("docker-image://") {
+        return NamedContext::Image(image.to_owned());
+    }
+    if let Some(layout) = value.strip_prefix("oci-layout://") {
+        let at = layout.find(['@', ':']).unwrap_or(layout.len());
+        return NamedContext::Layout { store: layout[..at].to_owned(), reference: layout[at..].to_owned() };
+    }
+    match value.strip_prefix("local:") {
+        Some(directory) => NamedContext::Local(directory.to_owned()),
+        None if value.contains("://") || value.starts_with("git@") => NamedContext::Remote(value.to_owned()),
+        None => NamedContext::Local(name.to_owned()),
+    }
+}

@@ -1,0 +1,13 @@
+//! From what a client asks for to graphs: one file each kind of question. A frontend runs nothing.
+
+pub mod dockerfile;
+
+/// One result that is to be built.
+pub struct Target {
+    /// Its platform.
+    pub platform: oci::Platform,
+    /// Its operations and configuration.
+    pub lowered: dockerfile_crate::lower::Lowered,
+}
+
+use ::dockerfile as dockerfile_crate;
