@@ -1,6 +1,15 @@
 //! The tree to a graph and an image configuration: BuildKit's Dockerfile frontend, byte for byte the same operations.
 //! It asks and never fetches: what must be known of the outside comes in as facts, and what is missing comes out as needs.
 
+mod build;
+mod copy;
+mod draft;
+mod run;
+mod settings;
+mod stages;
+mod state;
+pub mod time;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use graph::Graph;
@@ -174,7 +183,21 @@ pub enum Outcome {
     Needs(BTreeSet<Need>),
 }
 
+use build::Lowering;
+
 /// Lowers `file`. Pure: the same arguments give the same outcome.
-pub fn lower(_file: &File, _options: &Options, _facts: &BTreeMap<Need, Fact>) -> Result<Outcome, Vec<Diagnostic>> {
-    Err(vec![Diagnostic::error(crate::Span::default(), "lowering is not built yet")])
+pub fn lower(file: &File, options: &Options, facts: &BTreeMap<Need, Fact>) -> Result<Outcome, Vec<Diagnostic>> {
+    let stages = stages::Stages::read(file, options)?;
+    let target = stages.target(options).map_err(|d| vec![d])?;
+    let mut lowering = Lowering::new(&stages, options, facts);
+    match lowering.all(target, file)? {
+        Some(lowered) => Ok(Outcome::Done(Box::new(lowered))),
+        None => Ok(Outcome::Needs(lowering.needs)),
+    }
+}
+
+/// A list as Go's `encoding/json` writes it: `<`, `>` and `&` are escaped.
+fn json_list(list: &[String]) -> String {
+    let text = serde_json::json!(list).to_string();
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }

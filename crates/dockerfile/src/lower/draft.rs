@@ -1,0 +1,109 @@
+//! Operations before they have digests: an operation may be changed until the whole Dockerfile is read, because what is
+//! taken from the context is known only then. It knows nothing of instructions.
+
+use std::collections::BTreeMap;
+
+use graph::{Edge, Graph, GraphBuilder, wire};
+use oci::{Digest, Platform};
+
+/// An operation of a [`Drafts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id(usize);
+
+/// One operation; its inputs' first outputs are read.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// Without inputs.
+    pub op: wire::Op,
+    pub inputs: Vec<Id>,
+    pub metadata: wire::OpMetadata,
+    /// Lines in the Dockerfile, first and last.
+    pub lines: Option<(u32, u32)>,
+}
+
+impl Draft {
+    /// An operation of a kind.
+    pub fn new(kind: wire::op::Op, inputs: Vec<Id>, name: &str) -> Draft {
+        let constraints = Some(wire::WorkerConstraints::default());
+        let op = wire::Op { op: Some(kind), constraints, ..wire::Op::default() };
+        let mut draft = Draft { op, inputs, ..Draft::default() };
+        draft.describe("llb.customname", name);
+        draft
+    }
+
+    /// Says something about it that is no part of it.
+    pub fn describe(&mut self, key: &str, value: &str) {
+        self.metadata.description.insert(key.to_owned(), value.to_owned());
+    }
+
+    /// Names what a builder must be able to do for it.
+    pub fn needs(&mut self, caps: &[&str]) {
+        self.metadata.caps.extend(caps.iter().map(|c| ((*c).to_owned(), true)));
+    }
+
+    /// Sets its platform.
+    pub fn on(mut self, platform: &Platform) -> Draft {
+        self.op.platform = Some(wire::Platform {
+            architecture: platform.architecture.clone(),
+            os: platform.os.clone(),
+            variant: platform.variant.clone(),
+            os_version: platform.os_version.clone(),
+            os_features: platform.os_features.clone(),
+        });
+        self
+    }
+}
+
+/// All operations of a lowering; inputs come first.
+#[derive(Clone, Debug, Default)]
+pub struct Drafts(Vec<Draft>);
+
+impl Drafts {
+    /// Adds one.
+    pub fn add(&mut self, draft: Draft) -> Id {
+        self.0.push(draft);
+        Id(self.0.len() - 1)
+    }
+
+    /// One, to change it.
+    pub fn get(&mut self, id: Id) -> Option<&mut Draft> {
+        self.0.get_mut(id.0)
+    }
+
+    /// The graph below `head`, with source locations.
+    pub fn finish(self, head: Option<Id>, filename: &str, text: &str) -> Result<Graph, graph::Error> {
+        let mut wanted = vec![false; self.0.len()];
+        let mut open: Vec<Id> = head.into_iter().collect();
+        while let Some(Id(i)) = open.pop() {
+            if !std::mem::replace(&mut wanted[i], true) {
+                open.extend(&self.0[i].inputs);
+            }
+        }
+        let mut builder = GraphBuilder::default();
+        let mut digests: BTreeMap<Id, Digest> = BTreeMap::new();
+        let mut locations = BTreeMap::new();
+        for (i, draft) in self.0.into_iter().enumerate().filter(|(i, _)| wanted[*i]) {
+            let mut op = draft.op;
+            let input = |id: &Id| digests.get(id).map(|d| wire::Input { digest: d.to_string(), index: 0 });
+            op.inputs = draft.inputs.iter().filter_map(input).collect();
+            let digest = builder.add(op, draft.metadata)?;
+            let place = locations.entry(digest.to_string()).or_insert_with(wire::Locations::default);
+            place.locations.extend(draft.lines.map(location));
+            digests.insert(Id(i), digest);
+        }
+        let info = wire::SourceInfo {
+            filename: filename.to_owned(),
+            data: text.as_bytes().to_vec(),
+            definition: None,
+            language: "Dockerfile".to_owned(),
+        };
+        let source = wire::Source { locations, infos: vec![info] };
+        let head = head.and_then(|id| digests.get(&id)).map(|d| Edge { vertex: *d, output: 0 });
+        Ok(builder.finish(head, Some(source)))
+    }
+}
+
+fn location((first, last): (u32, u32)) -> wire::Location {
+    let at = |line: u32| Some(wire::Position { line: i32::try_from(line).unwrap_or(i32::MAX), character: 0 });
+    wire::Location { source_index: 0, ranges: vec![wire::Range { start: at(first), end: at(last) }] }
+}

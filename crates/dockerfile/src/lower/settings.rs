@@ -1,0 +1,274 @@
+//! Instructions that change the image's configuration and nothing else: ENV, LABEL, ARG, USER, CMD and their like.
+//! They add lines of history; none makes an operation.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::state::State;
+use super::Options;
+use crate::ast::{Command, Health, Instruction, Kind, Word};
+use crate::diagnostic::Diagnostic;
+
+type Result<T> = std::result::Result<T, Diagnostic>;
+
+/// Arguments that steer tools and are no part of a process' environment.
+const NOT_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
+/// Applies an instruction; `false` when it is none of these.
+pub fn apply(
+    state: &mut State,
+    instruction: &Instruction,
+    options: &Options,
+    globals: &BTreeMap<String, String>,
+) -> Result<bool> {
+    match &instruction.kind {
+        Kind::Env { pairs, .. } => env(state, pairs)?,
+        Kind::Label { pairs, .. } => labels(state, pairs)?,
+        Kind::Arg(list) => args(state, list, options, globals)?,
+        Kind::User(word) => {
+            let user = state.word(word)?;
+            state.config().user.clone_from(&user);
+            state.record(&format!("USER {user}"), false);
+        }
+        Kind::Cmd(command) => {
+            let words = words(state, command);
+            state.record(&format!("CMD {}", quoted(&words)), false);
+            state.cmd_set = true;
+            state.config().args_escaped = true;
+            state.config().cmd = Some(words);
+        }
+        Kind::Entrypoint(command) => {
+            let words = words(state, command);
+            state.record(&format!("ENTRYPOINT {}", quoted(&words)), false);
+            if !state.cmd_set {
+                state.config().cmd = None;
+            }
+            state.config().entrypoint = Some(words);
+        }
+        Kind::Shell(words) => {
+            state.record(&format!("SHELL {}", quoted(words)), false);
+            state.config().shell = Some(words.clone());
+        }
+        Kind::Expose(ports) => expose(state, ports)?,
+        Kind::Volume(paths) => volumes(state, paths)?,
+        Kind::StopSignal(word) => {
+            let signal = state.word(word)?;
+            state.record(&format!("STOPSIGNAL {signal}"), false);
+            state.config().stop_signal = signal;
+        }
+        Kind::Healthcheck(health) => healthcheck(state, health, instruction)?,
+        Kind::Onbuild(text, _) => {
+            state.record(&format!("ONBUILD {}", text.value), false);
+            state.config().on_build.get_or_insert_default().push(text.value.clone());
+        }
+        Kind::Maintainer(word) => {
+            state.image.author = Some(word.value.clone());
+            state.record(&format!("MAINTAINER {}", word.value), false);
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// `NAME=value` into a list of them, in place of an earlier one.
+fn set_config_env(list: &mut Vec<String>, name: &str, value: &str) {
+    let entry = format!("{name}={value}");
+    match list.iter_mut().find(|e| e.split_once('=').is_some_and(|(n, _)| n == name)) {
+        Some(old) => *old = entry,
+        None => list.push(entry),
+    }
+}
+
+fn env(state: &mut State, pairs: &[(Word, Word)]) -> Result<()> {
+    let expanded = expand_pairs(state, pairs)?;
+    let mut text = String::from("ENV");
+    for (name, value) in expanded {
+        text.push_str(&format!(" {name}={value}"));
+        state.set_env(&name, &value);
+        set_config_env(&mut state.config().env, &name, &value);
+    }
+    state.record(&text, false);
+    Ok(())
+}
+
+fn labels(state: &mut State, pairs: &[(Word, Word)]) -> Result<()> {
+    let mut text = String::from("LABEL");
+    for (name, value) in expand_pairs(state, pairs)? {
+        text.push_str(&format!(" {name}={value}"));
+        state.config().labels.get_or_insert_default().insert(name, value);
+    }
+    state.record(&text, false);
+    Ok(())
+}
+
+/// All values see the environment as it was before the instruction.
+fn expand_pairs(state: &State, pairs: &[(Word, Word)]) -> Result<Vec<(String, String)>> {
+    pairs.iter().map(|(name, value)| Ok((state.word(name)?, state.word(value)?))).collect()
+}
+
+fn args(
+    state: &mut State,
+    list: &[(Word, Option<Word>)],
+    options: &Options,
+    globals: &BTreeMap<String, String>,
+) -> Result<()> {
+    let mut texts = Vec::new();
+    for (name, default) in list {
+        let given = options.build_args.get(&name.value).cloned();
+        let value = match (given, default) {
+            (Some(value), _) => Some(value),
+            (None, Some(default)) => Some(state.word(default)?),
+            (None, None) => globals.get(&name.value).cloned(),
+        };
+        texts.push(match &value {
+            Some(value) => format!("{}={value}", name.value),
+            None => name.value.clone(),
+        });
+        if let Some(value) = value.as_ref().filter(|_| !NOT_ENVIRONMENT.contains(&name.value.as_str())) {
+            state.set_env(&name.value, value);
+        }
+        state.args.push((name.value.clone(), value));
+    }
+    state.record(&format!("ARG {}", texts.join(" ")), false);
+    Ok(())
+}
+
+/// The words that a container runs.
+fn words(state: &State, command: &Command) -> Vec<String> {
+    match command {
+        Command::Exec(words) => words.clone(),
+        Command::Shell(line) => {
+            let mut words = state.shell_words();
+            words.push(line.value.clone());
+            words
+        }
+    }
+}
+
+/// As Go's `%q` of a list: `["a" "b"]`.
+pub fn quoted(words: &[String]) -> String {
+    let words: Vec<String> = words.iter().map(|w| Value::String(w.clone()).to_string()).collect();
+    format!("[{}]", words.join(" "))
+}
+
+fn expose(state: &mut State, words: &[Word]) -> Result<()> {
+    let mut shown = Vec::new();
+    for word in words {
+        for port in state.words(word)? {
+            let bad = || {
+                Diagnostic::error(word.span, format!("invalid port `{port}`"))
+                    .help("expected PORT, PORT-PORT, or either with /tcp, /udp or /sctp")
+            };
+            for spec in ports(&port).ok_or_else(bad)? {
+                state.config().exposed_ports.get_or_insert_default().insert(spec.clone(), Map::new());
+                shown.push(spec);
+            }
+        }
+    }
+    shown.sort();
+    state.record(&format!("EXPOSE {}", quoted(&shown).replace('"', "")), false);
+    Ok(())
+}
+
+/// `[ip:][host:]port[-port][/protocol]` as `port/protocol` each.
+fn ports(text: &str) -> Option<Vec<String>> {
+    let (range, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
+        return None;
+    }
+    let range = range.rsplit(':').next().unwrap_or(range);
+    let (first, last) = range.split_once('-').unwrap_or((range, range));
+    let (first, last): (u16, u16) = (first.parse().ok()?, last.parse().ok()?);
+    (first <= last).then(|| (first..=last).map(|port| format!("{port}/{protocol}")).collect())
+}
+
+fn volumes(state: &mut State, words: &[Word]) -> Result<()> {
+    let mut shown = Vec::new();
+    for word in words {
+        let path = state.word(word)?;
+        if path.is_empty() {
+            return Err(Diagnostic::error(word.span, "VOLUME specified can not be an empty string"));
+        }
+        state.config().volumes.get_or_insert_default().insert(path.clone(), Map::new());
+        shown.push(path);
+    }
+    state.record(&format!("VOLUME [{}]", shown.join(" ")), false);
+    Ok(())
+}
+
+fn healthcheck(state: &mut State, health: &Health, instruction: &Instruction) -> Result<()> {
+    let value = match health {
+        Health::None => json!({"Test": ["NONE"]}),
+        Health::Command { command, flags } => {
+            let test = match command {
+                Command::Shell(line) => vec!["CMD-SHELL".to_owned(), line.value.clone()],
+                Command::Exec(words) => std::iter::once("CMD".to_owned()).chain(words.iter().cloned()).collect(),
+            };
+            let mut object = Map::new();
+            object.insert("Test".to_owned(), json!(test));
+            for (name, key) in [
+                ("interval", "Interval"),
+                ("timeout", "Timeout"),
+                ("start-period", "StartPeriod"),
+                ("start-interval", "StartInterval"),
+                ("retries", "Retries"),
+            ] {
+                let Some((_, word)) = flags.iter().find(|(flag, _)| flag == name) else { continue };
+                let bad = || Diagnostic::error(word.span, format!("`{}` is no value for --{name}", word.value));
+                let number = match name {
+                    "retries" => word.value.parse::<i64>().map_err(|_| bad())?,
+                    _ => duration(&word.value).ok_or_else(|| bad().help("expected a duration such as 30s or 1m30s"))?,
+                };
+                if number != 0 {
+                    object.insert(key.to_owned(), json!(number));
+                }
+            }
+            Value::Object(object)
+        }
+    };
+    state.config().healthcheck = Some(value);
+    state.record(&instruction.original, false);
+    Ok(())
+}
+
+/// A Go duration in nanoseconds.
+fn duration(text: &str) -> Option<i64> {
+    if text == "0" {
+        return Some(0);
+    }
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let units = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)];
+        let (unit, factor) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
+        rest = &rest[unit.len()..];
+        total += number * factor;
+    }
+    (!text.is_empty()).then_some(total as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(duration("1m30s"), Some(90_000_000_000));
+        assert_eq!(duration("1.5ms"), Some(1_500_000));
+        assert_eq!(duration("5"), None);
+        assert_eq!(duration("x"), None);
+    }
+
+    #[test]
+    fn port_forms() {
+        assert_eq!(ports("80"), Some(vec!["80/tcp".into()]));
+        assert_eq!(ports("127.0.0.1:8080:80-81/UDP"), Some(vec!["80/udp".into(), "81/udp".into()]));
+        assert_eq!(ports("81-80"), None);
+        assert_eq!(ports("http"), None);
+    }
+}

@@ -1,0 +1,256 @@
+//! The stages of a Dockerfile and what each is built on; which of them a target needs; global arguments.
+//! Nothing is made into operations here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oci::{Platform, Reference};
+
+use super::{NamedContext, Options};
+use crate::ast::{File, Instruction, Kind, Word};
+use crate::diagnostic::{Diagnostic, nearest};
+use crate::parse;
+use crate::words::Shell;
+
+/// What a stage begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Nothing.
+    Scratch,
+    /// An earlier stage.
+    Stage(usize),
+    /// An image, by its normal reference.
+    Image(String),
+    /// A named context.
+    Context(String, NamedContext),
+}
+
+/// One stage.
+#[derive(Clone, Debug)]
+pub struct Stage<'a> {
+    /// Lower-case name; empty when it has none.
+    pub name: String,
+    pub base: Base,
+    pub platform: Platform,
+    /// Whether FROM itself says a platform.
+    pub from: &'a Instruction,
+    pub instructions: &'a [Instruction],
+    /// Stages that COPY and mounts of it read, and its base.
+    pub reads: BTreeSet<usize>,
+}
+
+impl Stage<'_> {
+    /// The name that people see.
+    pub fn shown(&self, index: usize, alone: bool) -> String {
+        match (self.name.is_empty(), alone) {
+            (false, _) => self.name.clone(),
+            (true, true) => String::new(),
+            (true, false) => format!("stage-{index}"),
+        }
+    }
+}
+
+/// A read file: stages, global arguments.
+pub struct Stages<'a> {
+    pub list: Vec<Stage<'a>>,
+    /// Values of global arguments, also the predefined ones.
+    pub globals: BTreeMap<String, String>,
+    pub shell: Shell,
+}
+
+impl<'a> Stages<'a> {
+    /// Reads the stages of a file.
+    pub fn read(file: &'a File, options: &Options) -> Result<Stages<'a>, Vec<Diagnostic>> {
+        let shell = Shell::new(file.escape);
+        let first = file.instructions.iter().position(|i| matches!(i.kind, Kind::From { .. }));
+        let Some(first) = first else {
+            let span = file.instructions.first().map(|i| i.span).unwrap_or_default();
+            return Err(vec![Diagnostic::error(span, "no build stage in current context").help("begin with `FROM <image>`")]);
+        };
+        let mut globals = predefined(options);
+        globals_of(&file.instructions[..first], options, &shell, &mut globals)?;
+        let mut stages = Stages { list: Vec::new(), globals, shell };
+        let starts: Vec<usize> = (first..file.instructions.len())
+            .filter(|i| matches!(file.instructions[*i].kind, Kind::From { .. }))
+            .collect();
+        for (n, start) in starts.iter().enumerate() {
+            let end = starts.get(n + 1).copied().unwrap_or(file.instructions.len());
+            let (from, body) = (&file.instructions[*start], &file.instructions[start + 1..end]);
+            let stage = stages.stage(from, body, options).map_err(|d| vec![d])?;
+            stages.list.push(stage);
+        }
+        for i in 0..stages.list.len() {
+            let reads = stages.reads(i);
+            stages.list[i].reads = reads;
+        }
+        Ok(stages)
+    }
+
+    fn stage(&self, from: &'a Instruction, body: &'a [Instruction], options: &Options) -> Result<Stage<'a>, Diagnostic> {
+        let Kind::From { image, name, platform } = &from.kind else {
+            return Err(Diagnostic::error(from.span, "expected FROM"));
+        };
+        let expand = |word: &Word| {
+            let lookup = |name: &str| self.globals.get(name).cloned();
+            self.shell.word(&word.value, &lookup).map_err(|e| Diagnostic::error(word.span, e))
+        };
+        let base = expand(image)?;
+        if base.is_empty() {
+            let text = format!("base name ({}) should not be blank", image.value);
+            return Err(Diagnostic::error(image.span, text).help("give the argument a default, or pass --build-arg"));
+        }
+        let platform = match platform {
+            Some(word) => {
+                let text = expand(word)?;
+                if text.is_empty() {
+                    options.platform.clone()
+                } else {
+                    Platform::parse(&text, &options.platform)
+                        .map_err(|e| Diagnostic::error(word.span, e.to_string()))?
+                }
+            }
+            None => options.platform.clone(),
+        };
+        let name = name.as_ref().map(|n| n.value.to_ascii_lowercase()).unwrap_or_default();
+        let base = self.base(&base, image, options)?;
+        Ok(Stage { name, base, platform, from, instructions: body, reads: BTreeSet::new() })
+    }
+
+    /// What a name after FROM means.
+    fn base(&self, name: &str, word: &Word, options: &Options) -> Result<Base, Diagnostic> {
+        if let Some(i) = self.named(name) {
+            return Ok(Base::Stage(i));
+        }
+        if let Some(context) = context(name, options) {
+            return Ok(Base::Context(name.to_owned(), context));
+        }
+        if name == "scratch" {
+            return Ok(Base::Scratch);
+        }
+        let parsed = Reference::parse(name).map_err(|e| Diagnostic::error(word.span, e.to_string()))?;
+        Ok(Base::Image(parsed.or_latest().to_string()))
+    }
+
+    /// The newest stage of that name.
+    pub fn named(&self, name: &str) -> Option<usize> {
+        let name = name.to_ascii_lowercase();
+        self.list.iter().rposition(|s| !s.name.is_empty() && s.name == name)
+    }
+
+    /// The stage that `--from` means in stage `of`, by name or number.
+    pub fn earlier(&self, of: usize, name: &str) -> Option<usize> {
+        let lower = name.to_ascii_lowercase();
+        let named = self.list[..of.min(self.list.len())].iter().rposition(|s| !s.name.is_empty() && s.name == lower);
+        named.or_else(|| name.parse().ok().filter(|i| *i < of))
+    }
+
+    fn reads(&self, i: usize) -> BTreeSet<usize> {
+        let stage = &self.list[i];
+        let mut reads = BTreeSet::new();
+        if let Base::Stage(base) = stage.base {
+            reads.insert(base);
+        }
+        for instruction in stage.instructions {
+            reads.extend(froms(instruction).iter().filter_map(|from| self.earlier(i, from)));
+        }
+        reads
+    }
+
+    /// The index of the wanted stage.
+    pub fn target(&self, options: &Options) -> Result<usize, Diagnostic> {
+        if options.target.is_empty() {
+            return Ok(self.list.len().saturating_sub(1));
+        }
+        let by_number = options.target.parse().ok().filter(|i| *i < self.list.len());
+        self.named(&options.target).or(by_number).ok_or_else(|| {
+            let span = self.list.first().map(|s| s.from.span).unwrap_or_default();
+            let error = Diagnostic::error(span, format!("target stage \"{}\" could not be found", options.target));
+            match nearest(&options.target, self.list.iter().map(|s| s.name.as_str()).filter(|n| !n.is_empty())) {
+                Some(near) => error.help(format!("did you mean `{near}`?")),
+                None => error,
+            }
+        })
+    }
+
+    /// The stages that `target` needs, in order, itself last.
+    pub fn needed(&self, target: usize, more: &BTreeMap<usize, BTreeSet<usize>>) -> BTreeSet<usize> {
+        let mut needed = BTreeSet::new();
+        let mut open = vec![target];
+        while let Some(i) = open.pop() {
+            if needed.insert(i) {
+                open.extend(&self.list[i].reads);
+                open.extend(more.get(&i).into_iter().flatten());
+            }
+        }
+        needed
+    }
+}
+
+/// Names after `--from` and `from=` of an instruction.
+pub fn froms(instruction: &Instruction) -> Vec<String> {
+    match &instruction.kind {
+        Kind::Copy(copy) => copy.from.iter().map(|w| w.value.clone()).collect(),
+        Kind::Run(run) => {
+            let mounts = run.mounts.iter().filter_map(|m| parse::mount(&m.value).ok());
+            mounts.filter_map(|m| m.from).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// The named context for a name, also when it is written as a whole reference.
+pub fn context(name: &str, options: &Options) -> Option<NamedContext> {
+    let found = options.contexts.get(name).or_else(|| {
+        let familiar = Reference::parse(name).ok()?.or_latest().familiar();
+        let short = familiar.strip_suffix(":latest").unwrap_or(&familiar);
+        options.contexts.get(short).or_else(|| options.contexts.get(&familiar))
+    });
+    found.cloned()
+}
+
+/// Arguments that every Dockerfile has.
+fn predefined(options: &Options) -> BTreeMap<String, String> {
+    let mut args = BTreeMap::new();
+    for (prefix, platform) in [("BUILD", &options.build_platform), ("TARGET", &options.platform)] {
+        args.insert(format!("{prefix}PLATFORM"), platform.to_string());
+        args.insert(format!("{prefix}OS"), platform.os.clone());
+        args.insert(format!("{prefix}OSVERSION"), platform.os_version.clone());
+        args.insert(format!("{prefix}ARCH"), platform.architecture.clone());
+        args.insert(format!("{prefix}VARIANT"), platform.variant.clone());
+    }
+    let target = if options.target.is_empty() { "default" } else { &options.target };
+    args.insert("TARGETSTAGE".to_owned(), target.to_owned());
+    args
+}
+
+fn globals_of(
+    instructions: &[Instruction],
+    options: &Options,
+    shell: &Shell,
+    globals: &mut BTreeMap<String, String>,
+) -> Result<(), Vec<Diagnostic>> {
+    for (name, default) in instructions.iter().flat_map(args_of) {
+        let value = match (options.build_args.get(&name.value), default) {
+            (Some(value), _) => Some(value.clone()),
+            (None, Some(default)) => {
+                let lookup = |name: &str| globals.get(name).cloned();
+                let made = shell.word(&default.value, &lookup);
+                Some(made.map_err(|e| vec![Diagnostic::error(default.span, e)])?)
+            }
+            (None, None) => None,
+        };
+        if let Some(value) = value {
+            globals.insert(name.value.clone(), value);
+        }
+    }
+    // The platforms can be said by the client too.
+    for name in globals.keys().cloned().collect::<Vec<_>>() {
+        if let Some(value) = options.build_args.get(&name) {
+            globals.insert(name, value.clone());
+        }
+    }
+    Ok(())
+}
+
+fn args_of(instruction: &Instruction) -> &[(Word, Option<Word>)] {
+    if let Kind::Arg(list) = &instruction.kind { list } else { &[] }
+}

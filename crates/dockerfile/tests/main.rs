@@ -1,0 +1,5 @@
+//! Whole Dockerfiles: against a real BuildKit's graphs, and as people write them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod vectors;
