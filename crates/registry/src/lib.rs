@@ -1,14 +1,32 @@
 //! The distribution protocol (OCI distribution-spec), the client's side: resolve, fetch and push, with authentication.
 //! It knows images as bytes and descriptors; it keeps nothing on disk and never unpacks.
 
-/// A client for all registries. (being built)
-#[derive(Debug, Default)]
-pub struct Client {}
+mod auth;
+mod client;
+pub mod docker_config;
+mod push;
+
+pub use auth::Login;
+pub use client::Client;
 
 /// Why a registry could not be used.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
-    #[error("{0}")]
-    Other(String),
+    #[error("{url} can't be reached: {reason}")]
+    Unreachable { url: String, reason: String },
+    #[error("{reference} is not there ({host} says {status})")]
+    NotFound { host: String, reference: String, status: u16 },
+    #[error("{host} refuses access to {reference} ({status}): log in with `docker login {host}`, or ask for the right to it")]
+    Denied { host: String, reference: String, status: u16 },
+    #[error("{host} answered {status} for {what}: {body}")]
+    Status { host: String, what: String, status: u16, body: String },
+    #[error("{what} from {host} is damaged: expected {expected}, got {found}")]
+    WrongDigest { host: String, what: String, expected: String, found: String },
+    #[error("{host} gave no token for {scope}: {reason}")]
+    Token { host: String, scope: String, reason: String },
+    #[error("can't read {path}: {reason}")]
+    Config { path: std::path::PathBuf, reason: String },
+    #[error("can't keep {what}: {source}")]
+    Write { what: String, source: std::io::Error },
 }

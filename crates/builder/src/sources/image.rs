@@ -1,20 +1,24 @@
-//! Images from registries and from larder's own store: resolved to a digest first, pulled only when files are needed.
+//! Images from registries, OCI layouts and larder's own store: resolved to a digest first, pulled only when files are
+//! needed. Manifests and configurations are kept as blobs, so a pinned image that was seen once asks nobody.
 
-use graph::Vertex;
-use oci::{Digest, ImageConfig, Platform, Reference};
-use store::SnapshotId;
+use graph::{Kind, Vertex};
+use oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestOrIndex, Platform, Reference};
+use solver::key;
+use store::{Resource, SnapshotId};
+use tokio::sync::{Mutex, OnceCell};
 
-use crate::{Error, Work};
+use super::bytes::Origin;
+use crate::{Error, Work, blocking, sources};
 
 /// When a registry is asked although the image is known here (LLB's `image.resolvemode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResolveMode {
-    /// Ask the registry; what is named by digest is taken from here if it is here.
+    /// What was built or imported here under that name; else the registry. What is named by digest is taken from here.
     #[default]
     Default,
-    /// Always ask.
+    /// Always the registry.
     Pull,
-    /// What is here under that name is taken.
+    /// What is here under that name.
     Local,
 }
 
@@ -31,38 +35,218 @@ pub struct Resolved {
     pub config: ImageConfig,
 }
 
-/// Finds out what `reference` is now for `platform`: larder's own images first when `mode` allows, then the registry.
-/// Order for [`ResolveMode::Default`]: the registry; when it can't be reached at all, what is here under that name.
+/// Finds out what `reference` is now for `platform`.
 pub async fn resolve(
-    _work: &Work,
-    _reference: &Reference,
-    _platform: &Platform,
-    _mode: ResolveMode,
+    work: &Work,
+    reference: &Reference,
+    platform: &Platform,
+    mode: ResolveMode,
 ) -> Result<Resolved, Error> {
-    Err(crate::sources::Error::UnknownScheme { identifier: "docker-image (not built yet)".into() }.into())
+    let (origin, digest) = locate(work, reference, mode).await?;
+    let found = read(work, &origin, digest, platform, &reference.to_string()).await?;
+    let config_bytes = origin.bytes(work, &found.1.config).await?;
+    let config = decode(&reference.to_string(), &config_bytes)?;
+    Ok(Resolved { digest, manifest: found.0, config_bytes, config })
 }
 
+/// Where an image's bytes come from, and what the reference names there.
+async fn locate(work: &Work, reference: &Reference, mode: ResolveMode) -> Result<(Origin, Digest), Error> {
+    let store = &work.engine.store;
+    if let Some(digest) = reference.digest
+        && mode != ResolveMode::Pull
+        && store.blobs().has(&digest)?
+    {
+        return Ok((Origin::Registry(reference.clone()), digest));
+    }
+    if mode != ResolveMode::Pull {
+        let name = Reference { digest: None, ..reference.clone() }.or_latest().to_string();
+        if let Some(image) = store.images().get(&name)?
+            && reference.digest.is_none_or(|digest| digest == image.target.digest)
+        {
+            return Ok((Origin::Store, image.target.digest));
+        }
+    }
+    if mode == ResolveMode::Local {
+        return Err(sources::Error::NotFound { identifier: reference.to_string() }.into());
+    }
+    let origin = Origin::Registry(reference.clone());
+    let digest = origin.resolve(work, reference).await?;
+    Ok((origin, digest))
+}
+
+/// The manifest for a platform behind a digest: its own digest, and what it says.
+pub(super) async fn read(
+    work: &Work,
+    origin: &Origin,
+    digest: Digest,
+    platform: &Platform,
+    name: &str,
+) -> Result<(Digest, Manifest), Error> {
+    let mut digest = digest;
+    // An index of indexes ends here too.
+    for _ in 0..4 {
+        let bytes = origin.manifest(work, &digest).await?;
+        let document = ManifestOrIndex::decode(&bytes, None);
+        match document.map_err(|e| unreadable(name, &e.to_string()))? {
+            ManifestOrIndex::Manifest(manifest) => return Ok((digest, manifest)),
+            ManifestOrIndex::Index(index) => {
+                let have = || index.manifests.iter().filter_map(|d| d.platform.as_ref()).map(ToString::to_string);
+                let chosen = index.choose(platform).ok_or_else(|| sources::Error::NoPlatform {
+                    identifier: name.to_owned(),
+                    wanted: platform.to_string(),
+                    have: have().collect::<Vec<_>>().join(", "),
+                })?;
+                digest = chosen.digest;
+            }
+        }
+    }
+    Err(unreadable(name, "its indexes name each other").into())
+}
+
+fn unreadable(name: &str, reason: &str) -> sources::Error {
+    sources::Error::Unreadable { identifier: name.to_owned(), reason: reason.to_owned() }
+}
+
+pub(super) fn decode(name: &str, config: &[u8]) -> Result<ImageConfig, Error> {
+    Ok(serde_json::from_slice(config).map_err(|e| unreadable(name, &format!("its configuration: {e}")))?)
+}
+
+/// One unpacking at a time: layers that two images share are unpacked once.
+static UNPACKING: Mutex<()> = Mutex::const_new(());
+
 /// An image that is known by digest and not yet (or already) unpacked.
-pub struct Lazy {}
+pub struct Lazy {
+    name: String,
+    manifest_digest: Digest,
+    manifest: Manifest,
+    config: ImageConfig,
+    platform: Platform,
+    origin: Origin,
+    snapshot: OnceCell<Option<SnapshotId>>,
+}
 
 impl Lazy {
     /// The image that a `docker-image://name@digest` source names. Asks nobody when its manifest and config are here.
-    pub async fn identify(_work: &Work, _vertex: &Vertex) -> Result<Lazy, Error> {
-        Err(crate::sources::Error::UnknownScheme { identifier: "docker-image (not built yet)".into() }.into())
+    pub async fn identify(work: &Work, vertex: &Vertex) -> Result<Lazy, Error> {
+        let (name, platform) = named(vertex, "docker-image://")?;
+        let reference = Reference::parse(&name).map_err(|e| unreadable(&name, &e.to_string()))?;
+        let mode = match vertex.kind() {
+            Some(Kind::Source(op)) if op.attrs.get("image.resolvemode").is_some_and(|m| m == "local") => {
+                ResolveMode::Local
+            }
+            _ => ResolveMode::Default,
+        };
+        let (origin, digest) = locate(work, &reference, mode).await?;
+        Lazy::new(work, &name, origin, digest, platform).await
+    }
+
+    pub(super) async fn new(
+        work: &Work,
+        name: &str,
+        origin: Origin,
+        digest: Digest,
+        platform: Platform,
+    ) -> Result<Lazy, Error> {
+        let (manifest_digest, manifest) = read(work, &origin, digest, &platform, name).await?;
+        let config = decode(name, &origin.bytes(work, &manifest.config).await?)?;
+        if config.rootfs.diff_ids.len() != manifest.layers.len() {
+            return Err(unreadable(name, "its manifest and its configuration differ in their layers").into());
+        }
+        let snapshot = OnceCell::new();
+        Ok(Lazy { name: name.to_owned(), manifest_digest, manifest, config, platform, origin, snapshot })
     }
 
     /// Cache digests: by manifest (`solver::key::image_key`), and by chain id (`chain_key`).
     pub fn keys(&self) -> Vec<Digest> {
-        Vec::new()
+        let by_manifest = key::image_key(&self.manifest_digest, &self.platform, None);
+        std::iter::once(by_manifest).chain(key::chain_key(self.config.chain_ids().last())).collect()
     }
 
     /// Name as written in the graph, and digest of its manifest: the evidence of `BaseImageMoved`.
     pub fn base(&self) -> (String, Digest) {
-        (String::new(), Digest::of(b""))
+        let name = self.name.split('@').next().unwrap_or(&self.name);
+        let name = Reference::parse(name).map(|r| r.familiar()).unwrap_or_else(|_| name.to_owned());
+        (name, self.manifest_digest)
+    }
+
+    /// Its layers as they are stored elsewhere, with their diff ids, lowest first.
+    pub fn layers(&self) -> Vec<(Descriptor, Digest)> {
+        self.manifest.layers.iter().cloned().zip(self.config.rootfs.diff_ids.iter().copied()).collect()
+    }
+
+    /// Brings a layer's blob into the store, without unpacking it.
+    pub async fn fetch(&self, work: &Work, layer: &Descriptor) -> Result<(), Error> {
+        self.origin.fetch(work, layer).await
     }
 
     /// Its files as a snapshot, pulled and unpacked now if need be; `None` for an image without layers.
-    pub async fn snapshot(&self, _work: &Work) -> Result<Option<SnapshotId>, Error> {
-        Err(crate::sources::Error::UnknownScheme { identifier: "docker-image (not built yet)".into() }.into())
+    pub async fn snapshot(&self, work: &Work) -> Result<Option<SnapshotId>, Error> {
+        self.snapshot.get_or_try_init(|| self.unpack(work)).await.copied()
     }
+
+    async fn unpack(&self, work: &Work) -> Result<Option<SnapshotId>, Error> {
+        let _one = UNPACKING.lock().await;
+        let store = &work.engine.store;
+        let chain = self.config.chain_ids();
+        let mut have = 0;
+        let mut parent = None;
+        for (i, id) in chain.iter().enumerate().rev() {
+            if let Some(found) = store.layer_blobs().find_chain(id)? {
+                (have, parent) = (i + 1, Some(found));
+                break;
+            }
+        }
+        let layers = self.layers();
+        let fetches = layers[have..].iter().map(|(layer, _)| self.origin.fetch(work, layer));
+        futures_util::future::try_join_all(fetches).await?;
+        for (i, (layer, diff_id)) in layers.into_iter().enumerate().skip(have) {
+            let (store, name, chain) = (store.clone(), format!("pulled from {}", self.name), chain[i]);
+            let _held = parent.map(|id| store.leases().hold(Resource::Snapshot(id))).transpose()?;
+            let unpacked = blocking("unpacked a layer", move || unpack(&store, parent, &layer, diff_id, chain, &name));
+            parent = Some(unpacked.await?);
+        }
+        Ok(parent)
+    }
+}
+
+fn unpack(
+    store: &store::Store,
+    parent: Option<SnapshotId>,
+    layer: &Descriptor,
+    diff_id: Digest,
+    chain: Digest,
+    name: &str,
+) -> Result<SnapshotId, store::Error> {
+    let blob = store.blobs().open(&layer.digest)?;
+    let unpacked = store::layer::unpack(store, parent, blob, name)?;
+    if unpacked.diff_id != diff_id {
+        let (found, size) = (unpacked.diff_id, unpacked.diff_size);
+        store.snapshots().remove(unpacked.snapshot)?;
+        return Err(store::Error::WrongDigest { expected: diff_id, found, size });
+    }
+    let form = store::Form {
+        media_type: layer.media_type.clone(),
+        recipe: "fetched".to_owned(),
+        digest: layer.digest,
+        size: layer.size,
+    };
+    store.layer_blobs().add_form(unpacked.snapshot, form)?;
+    store.layer_blobs().set_chain(unpacked.snapshot, chain)?;
+    Ok(unpacked.snapshot)
+}
+
+/// Name and platform of a source.
+pub(super) fn named(vertex: &Vertex, scheme: &str) -> Result<(String, Platform), Error> {
+    let identifier = match vertex.kind() {
+        Some(Kind::Source(op)) => op.identifier.clone(),
+        _ => String::new(),
+    };
+    let name = identifier.strip_prefix(scheme);
+    let name = name.ok_or_else(|| sources::Error::UnknownScheme { identifier: identifier.clone() })?;
+    let platform = vertex.op.platform.as_ref().map(|p| {
+        let mut platform = Platform::new(&p.os, &p.architecture, &p.variant);
+        platform.os_version.clone_from(&p.os_version);
+        platform
+    });
+    Ok((name.to_owned(), platform.unwrap_or_else(Platform::host)))
 }

@@ -1,6 +1,7 @@
 //! Where trees come from outside a build: images, OCI layouts, git, HTTP, the client's directories.
 //! One file each; a source says first what it is (its key), and brings bytes only when somebody needs them.
 
+pub mod bytes;
 pub mod git;
 pub mod http;
 pub mod image;
@@ -75,6 +76,12 @@ pub enum Error {
     UnknownScheme { identifier: String },
     #[error("source `{identifier}` has a bad attribute {name}={value}: {reason}")]
     BadAttribute { identifier: String, name: String, value: String, reason: String },
+    #[error("there is no image `{identifier}` here: build or import it, or allow the registry to be asked")]
+    NotFound { identifier: String },
+    #[error("{identifier} has no image for {wanted}: it has {have}")]
+    NoPlatform { identifier: String, wanted: String, have: String },
+    #[error("{identifier} can't be read as an image: {reason}")]
+    Unreadable { identifier: String, reason: String },
     #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error(transparent)]

@@ -1,0 +1,106 @@
+//! Where the bytes of images come from: this store, an OCI layout of the client's, a registry. Everything that comes in
+//! is verified against its digest and kept as a blob.
+
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+use oci::{Descriptor, Digest, Reference};
+use registry::Login;
+
+use crate::event::What;
+use crate::{Error, Work, blocking, session, sources};
+
+/// An origin of an image's bytes. Whatever it is, what lies in the store is taken from there.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// Everything must be in the store.
+    Store,
+    /// An OCI layout directory.
+    Layout(PathBuf),
+    /// The repository of a reference.
+    Registry(Reference),
+}
+
+/// The client's credentials, as a registry asks for them.
+pub struct ClientLogin(pub session::Shared);
+
+impl Login for ClientLogin {
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>, String>> {
+        Box::pin(async move {
+            let found = self.0.credentials(host).await.map_err(|e| e.to_string())?;
+            Ok(found.map(|c| (c.user, c.secret)))
+        })
+    }
+}
+
+impl Origin {
+    /// What a reference names at a registry now; its manifest is kept.
+    pub async fn resolve(&self, work: &Work, reference: &Reference) -> Result<Digest, Error> {
+        let login = ClientLogin(work.session.clone());
+        let (bytes, _) = work.engine.registry.manifest(reference, &login).await.map_err(sources::Error::from)?;
+        Ok(work.engine.store.blobs().put(&bytes)?.digest)
+    }
+
+    /// A manifest or index.
+    pub async fn manifest(&self, work: &Work, digest: &Digest) -> Result<Vec<u8>, Error> {
+        if work.engine.store.blobs().has(digest)? {
+            return Ok(work.engine.store.blobs().read(digest)?);
+        }
+        match self {
+            Origin::Registry(reference) => {
+                let reference = Reference { digest: Some(*digest), ..reference.clone() };
+                self.resolve(work, &reference).await?;
+            }
+            _ => self.fetch(work, &Descriptor::new("", *digest, 0)).await?,
+        }
+        Ok(work.engine.store.blobs().read(digest)?)
+    }
+
+    /// A small blob.
+    pub async fn bytes(&self, work: &Work, what: &Descriptor) -> Result<Vec<u8>, Error> {
+        self.fetch(work, what).await?;
+        Ok(work.engine.store.blobs().read(&what.digest)?)
+    }
+
+    /// Brings a blob into the store, unless it is there.
+    pub async fn fetch(&self, work: &Work, what: &Descriptor) -> Result<(), Error> {
+        let store = work.engine.store.clone();
+        if store.blobs().has(&what.digest)? {
+            return Ok(());
+        }
+        match self {
+            Origin::Store => Err(store::Error::BlobMissing { digest: what.digest }.into()),
+            Origin::Layout(folder) => {
+                let (path, digest) = (folder.join("blobs/sha256").join(what.digest.hex()), what.digest);
+                blocking("copied a blob", move || {
+                    // A client may change its files: they are copied, never linked.
+                    let mut file = std::fs::File::open(&path)
+                        .map_err(|source| store::Error::Io { doing: "open", path: path.clone(), source })?;
+                    let mut writer = store.blobs().writer()?;
+                    std::io::copy(&mut file, &mut writer)
+                        .map_err(|source| store::Error::Io { doing: "copy", path, source })?;
+                    writer.commit(Some(digest)).map(drop)
+                })
+                .await
+            }
+            Origin::Registry(reference) => self.download(work, reference, what).await,
+        }
+    }
+
+    async fn download(&self, work: &Work, reference: &Reference, what: &Descriptor) -> Result<(), Error> {
+        let login = ClientLogin(work.session.clone());
+        let mut writer = work.engine.store.blobs().writer()?;
+        let tell = |current: u64, done: bool| {
+            let (part, total) = (what.digest.to_string(), what.size);
+            work.events.tell(What::Progress { step: work.step, part, current, total, done });
+        };
+        tell(0, false);
+        let mut progress = |current| tell(current, false);
+        let got = work.engine.registry.blob(reference, what, &login, &mut writer, &mut progress).await;
+        got.map_err(sources::Error::from)?;
+        let size = writer.size();
+        writer.commit(Some(what.digest))?;
+        tell(size, true);
+        Ok(())
+    }
+}

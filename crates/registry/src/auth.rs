@@ -1,0 +1,64 @@
+//! Who we are to a registry: basic credentials, and bearer tokens that a token service gives for them.
+//! Tokens are kept in memory for as long as they are good, credentials never.
+
+use std::collections::BTreeMap;
+
+use futures_util::future::BoxFuture;
+
+/// Gives credentials when a registry asks for them.
+pub trait Login: Send + Sync {
+    /// User and secret for a host; `None` is anonymous. An empty user with a secret is an identity token.
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>, String>>;
+}
+
+/// A `WWW-Authenticate` header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    Basic,
+    Bearer(BTreeMap<String, String>),
+}
+
+impl Challenge {
+    /// Reads a header (RFC 9110, 11.6.1).
+    pub(crate) fn read(header: &str) -> Option<Challenge> {
+        let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
+        if scheme.eq_ignore_ascii_case("basic") {
+            return Some(Challenge::Basic);
+        }
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let mut fields = BTreeMap::new();
+        let mut rest = rest.trim();
+        while let Some((name, after)) = rest.split_once('=') {
+            let (value, left) = match after.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"')?,
+                None => after.split_once(',').map_or((after, ""), |(v, l)| (v, l)),
+            };
+            fields.insert(name.trim_matches([' ', ',']).to_ascii_lowercase(), value.to_owned());
+            rest = left.trim_start_matches([' ', ',']);
+        }
+        Some(Challenge::Bearer(fields))
+    }
+}
+
+/// `Basic …`.
+pub(crate) fn basic(user: &str, secret: &str) -> String {
+    use base64::Engine;
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{secret}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges() {
+        let header = r#"Bearer realm="https://auth.example/token",service="registry",scope="repository:a/b:pull,push""#;
+        let Some(Challenge::Bearer(fields)) = Challenge::read(header) else { panic!("no bearer") };
+        assert_eq!(fields["realm"], "https://auth.example/token");
+        assert_eq!(fields["scope"], "repository:a/b:pull,push");
+        assert_eq!(Challenge::read("Basic realm=x"), Some(Challenge::Basic));
+        assert_eq!(Challenge::read("Digest x"), None);
+    }
+}

@@ -1,0 +1,387 @@
+//! Requests to registries: which address a host has, who we are to it, when to try again. Manifests and blobs come in
+//! here, verified as they stream. Nothing is connected before the first request.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use oci::{Descriptor, Digest, Hasher, Reference, media};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+
+use crate::auth::{Challenge, basic};
+use crate::{Error, Login};
+
+/// Tries of one request.
+const TRIES: u32 = 4;
+
+/// The host behind Docker's own name.
+const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
+
+/// A client for all registries. Cheap to make.
+#[derive(Default)]
+pub struct Client {
+    http: OnceLock<reqwest::Client>,
+    /// Authorization headers that worked, by host and scope.
+    tokens: Mutex<HashMap<(String, String), String>>,
+    /// Other hosts to ask first, by host.
+    mirrors: HashMap<String, Vec<String>>,
+}
+
+/// One request as it is tried, perhaps several times.
+pub(crate) struct Ask<'a> {
+    pub method: Method,
+    pub url: String,
+    pub reference: &'a Reference,
+    /// `pull` or `pull,push`.
+    pub actions: &'a str,
+    pub body: Option<(String, Vec<u8>)>,
+    pub range: Option<u64>,
+}
+
+impl Client {
+    /// Knows no mirrors.
+    pub fn new() -> Client {
+        Client::default()
+    }
+
+    /// Asks `mirrors` of a host before itself.
+    pub fn with_mirrors(mut self, mirrors: HashMap<String, Vec<String>>) -> Client {
+        self.mirrors = mirrors;
+        self
+    }
+
+    /// The manifest or index that `reference` names, with its media type. What is named by digest is verified.
+    pub async fn manifest(&self, reference: &Reference, login: &dyn Login) -> Result<(Vec<u8>, String), Error> {
+        let reference = reference.clone().or_latest();
+        let name = reference.digest.map(|d| d.to_string()).or(reference.tag.clone()).unwrap_or_default();
+        let mut failed = None;
+        for host in self.hosts(&reference) {
+            let url = format!("{}/v2/{}/manifests/{name}", base(&host), reference.path);
+            let ask = Ask { method: Method::GET, url, reference: &reference, actions: "pull", body: None, range: None };
+            match self.send(&ask, login).await {
+                Ok(response) => return read_manifest(response, &reference).await,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::Unreachable { url: reference.to_string(), reason: "no host".to_owned() }))
+    }
+
+    /// Streams a blob into `out`. A connection that breaks goes on where it broke.
+    pub async fn blob(
+        &self,
+        reference: &Reference,
+        what: &Descriptor,
+        login: &dyn Login,
+        out: &mut (dyn Write + Send),
+        progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<(), Error> {
+        let mut failed = None;
+        for host in self.hosts(reference) {
+            let url = format!("{}/v2/{}/blobs/{}", base(&host), reference.path, what.digest);
+            let (mut hasher, mut got) = (Hasher::new(), 0);
+            for _ in 0..TRIES {
+                let range = (got > 0).then_some(got);
+                let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range };
+                let response = match self.send(&ask, login).await {
+                    Ok(response) => response,
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                };
+                match stream(response, &mut got, &mut hasher, out, progress).await? {
+                    None => return verify(hasher, &host, what),
+                    Some(broken) => failed = Some(Error::Unreachable { url: url.clone(), reason: broken }),
+                }
+            }
+            if got > 0 {
+                break;
+            }
+        }
+        Err(failed.unwrap_or_else(|| Error::Unreachable { url: reference.to_string(), reason: "no host".to_owned() }))
+    }
+
+    fn hosts(&self, reference: &Reference) -> Vec<String> {
+        let mirrors = self.mirrors.get(&reference.domain).cloned().unwrap_or_default();
+        mirrors.into_iter().chain([reference.domain.clone()]).collect()
+    }
+
+    fn http(&self) -> Result<&reqwest::Client, Error> {
+        if let Some(http) = self.http.get() {
+            return Ok(http);
+        }
+        let failed = |reason: String| Error::Unreachable { url: "the network".to_owned(), reason };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = config.map_err(|e| failed(e.to_string()))?;
+        let config = config.with_root_certificates(roots()).with_no_client_auth();
+        let made = reqwest::Client::builder()
+            .tls_backend_preconfigured(config)
+            .connect_timeout(Duration::from_secs(15))
+            .read_timeout(Duration::from_secs(60))
+            .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
+            .build();
+        let made = made.map_err(|e| failed(e.to_string()))?;
+        Ok(self.http.get_or_init(|| made))
+    }
+
+    /// Sends a request: logs in when asked to, and tries again where that may help.
+    pub(crate) async fn send(&self, ask: &Ask<'_>, login: &dyn Login) -> Result<Response, Error> {
+        let mut pause = Duration::from_millis(200);
+        let mut asked = false;
+        let mut tries = 0;
+        loop {
+            let sent = self.request(ask)?.send().await;
+            tries += 1;
+            let response = match sent {
+                Ok(response) => response,
+                Err(error) if tries < TRIES && !error.is_connect() => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                    continue;
+                }
+                Err(error) => return Err(Error::Unreachable { url: ask.url.clone(), reason: root_cause(&error) }),
+            };
+            let status = response.status();
+            if status == StatusCode::UNAUTHORIZED && !asked {
+                asked = true;
+                self.log_in(ask, &response, login).await?;
+                continue;
+            }
+            if (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) && tries < TRIES {
+                let wait = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
+                tokio::time::sleep(wait.map_or(pause, |s: u64| Duration::from_secs(s.min(30)))).await;
+                pause *= 2;
+                continue;
+            }
+            if status.is_success() {
+                return Ok(response);
+            }
+            return Err(refused(ask, response).await);
+        }
+    }
+
+    fn request(&self, ask: &Ask<'_>) -> Result<RequestBuilder, Error> {
+        let mut request = self.http()?.request(ask.method.clone(), &ask.url);
+        let accept = [media::OCI_MANIFEST, media::OCI_INDEX, media::DOCKER_MANIFEST, media::DOCKER_INDEX, "*/*"];
+        request = request.header(ACCEPT, accept.join(", "));
+        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(token) = tokens.get(&(host_of(&ask.url), scope(ask))) {
+            let mut value = HeaderValue::from_str(token).unwrap_or(HeaderValue::from_static(""));
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        if let Some((kind, body)) = &ask.body {
+            request = request.header(CONTENT_TYPE, kind).body(body.clone());
+        }
+        if let Some(from) = ask.range {
+            request = request.header(RANGE, format!("bytes={from}-"));
+        }
+        Ok(request)
+    }
+
+    async fn log_in(&self, ask: &Ask<'_>, response: &Response, login: &dyn Login) -> Result<(), Error> {
+        let host = host_of(&ask.url);
+        let failed = |reason: String| Error::Token { host: host.clone(), scope: scope(ask), reason };
+        let headers = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenge = headers.filter_map(|h| Challenge::read(h.to_str().ok()?)).next();
+        let credentials = login.credentials(&ask.reference.domain).await.map_err(failed)?;
+        let header = match challenge {
+            Some(Challenge::Basic) | None => match credentials {
+                Some((user, secret)) => basic(&user, &secret),
+                None => return Ok(()),
+            },
+            Some(Challenge::Bearer(fields)) => {
+                let realm = fields.get("realm").ok_or_else(|| failed("it names no token service".to_owned()))?;
+                let service = fields.get("service").map(String::as_str).unwrap_or_default();
+                format!("Bearer {}", self.token(realm, service, &scope(ask), credentials).await.map_err(failed)?)
+            }
+        };
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert((host.clone(), scope(ask)), header);
+        Ok(())
+    }
+
+    /// A bearer token (distribution-spec, "Token Authentication").
+    async fn token(
+        &self,
+        realm: &str,
+        service: &str,
+        scope: &str,
+        credentials: Option<(String, String)>,
+    ) -> Result<String, String> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            token: Option<String>,
+            access_token: Option<String>,
+        }
+        let http = self.http().map_err(|e| e.to_string())?;
+        let request = match credentials {
+            Some((user, secret)) if user.is_empty() => {
+                let fields = [
+                    ("grant_type", "refresh_token"),
+                    ("service", service),
+                    ("scope", scope),
+                    ("client_id", "larder"),
+                    ("refresh_token", &secret),
+                ];
+                let body = fields.iter().map(|(n, v)| format!("{n}={}", escape(v))).collect::<Vec<_>>().join("&");
+                http.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
+            }
+            credentials => {
+                let mark = if realm.contains('?') { '&' } else { '?' };
+                let request = http.get(format!("{realm}{mark}service={}&scope={}", escape(service), escape(scope)));
+                match credentials {
+                    Some((user, secret)) => request.header(AUTHORIZATION, basic(&user, &secret)),
+                    None => request,
+                }
+            }
+        };
+        let response = request.send().await.map_err(|e| root_cause(&e))?;
+        if !response.status().is_success() {
+            return Err(format!("{realm} answered {}", response.status()));
+        }
+        let bytes = response.bytes().await.map_err(|e| root_cause(&e))?;
+        let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+        answer.token.or(answer.access_token).ok_or_else(|| "the answer has no token".to_owned())
+    }
+}
+
+fn scope(ask: &Ask<'_>) -> String {
+    format!("repository:{}:{}", ask.reference.path, ask.actions)
+}
+
+/// Percent-encoding of a query value.
+pub(crate) fn escape(text: &str) -> String {
+    let keep = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes().map(|b| if keep(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// The address of a host: plain HTTP only to this machine.
+pub(crate) fn base(host: &str) -> String {
+    let host = if host == DOCKER.0 { DOCKER.1 } else { host };
+    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+    let here = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    format!("{}://{host}", if here { "http" } else { "https" })
+}
+
+fn host_of(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest).to_owned()
+}
+
+/// The innermost reason of an error: the outer ones only say that a request failed.
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut inner = error;
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    inner.to_string()
+}
+
+async fn refused(ask: &Ask<'_>, response: Response) -> Error {
+    let (host, status) = (host_of(&ask.url), response.status().as_u16());
+    let reference = ask.reference.to_string();
+    match status {
+        404 => Error::NotFound { host, reference, status },
+        401 | 403 => Error::Denied { host, reference, status },
+        _ => {
+            let body = response.text().await.unwrap_or_default();
+            let body = body.chars().take(300).collect();
+            Error::Status { host, what: reference, status, body }
+        }
+    }
+}
+
+async fn read_manifest(response: Response, reference: &Reference) -> Result<(Vec<u8>, String), Error> {
+    /// More bytes than any real manifest has.
+    const MOST: usize = 8 << 20;
+    let kind = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let failed = |reason: String| Error::Unreachable { url: reference.to_string(), reason };
+    let mut bytes = Vec::new();
+    let mut body = response.bytes_stream();
+    while let Some(chunk) = body.next().await {
+        bytes.extend_from_slice(&chunk.map_err(|e| failed(root_cause(&e)))?);
+        if bytes.len() > MOST {
+            return Err(failed(format!("its manifest is larger than {MOST} bytes")));
+        }
+    }
+    let found = Digest::of(&bytes);
+    if let Some(expected) = reference.digest.filter(|d| *d != found) {
+        return Err(Error::WrongDigest {
+            host: reference.domain.clone(),
+            what: reference.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        });
+    }
+    Ok((bytes, kind))
+}
+
+/// Passes a body on; `Some` says how it broke.
+async fn stream(
+    response: Response,
+    got: &mut u64,
+    hasher: &mut Hasher,
+    out: &mut (dyn Write + Send),
+    progress: &mut (dyn FnMut(u64) + Send),
+) -> Result<Option<String>, Error> {
+    if *got > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
+        return Ok(Some("it can't go on where the connection broke".to_owned()));
+    }
+    let mut body = response.bytes_stream();
+    while let Some(chunk) = body.next().await {
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(error) => return Ok(Some(root_cause(&error))),
+        };
+        hasher.update(&chunk);
+        out.write_all(&chunk).map_err(|source| Error::Write { what: "a blob".to_owned(), source })?;
+        *got += chunk.len() as u64;
+        progress(*got);
+    }
+    Ok(None)
+}
+
+fn verify(hasher: Hasher, host: &str, what: &Descriptor) -> Result<(), Error> {
+    let found = hasher.finish();
+    if found == what.digest {
+        return Ok(());
+    }
+    let (expected, found) = (what.digest.to_string(), found.to_string());
+    Err(Error::WrongDigest { host: host.to_owned(), what: "a blob".to_owned(), expected, found })
+}
+
+/// Certificates that this machine trusts.
+fn roots() -> rustls::RootCertStore {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    let files = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+    if let Some(file) = files.iter().find(|f| std::path::Path::new(f).exists())
+        && let Ok(certificates) = CertificateDer::pem_file_iter(file)
+    {
+        for certificate in certificates.flatten() {
+            // One that rustls does not take is one that we do not trust.
+            let _ = roots.add(certificate);
+        }
+    }
+    roots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_plain() {
+        assert_eq!(base("127.0.0.1:5000"), "http://127.0.0.1:5000");
+        assert_eq!(base("localhost"), "http://localhost");
+        assert_eq!(base("[::1]:5000"), "http://[::1]:5000");
+        assert_eq!(base("registry.example:5000"), "https://registry.example:5000");
+        assert_eq!(escape("repository:a/b:pull,push"), "repository%3Aa%2Fb%3Apull%2Cpush");
+    }
+}
