@@ -1,0 +1,216 @@
+//! An image out of results: layers (made once, kept as blobs), configurations, manifests, an index where there are
+//! several platforms. The same results give the same digests. It writes blobs and nothing else.
+
+use oci::{Descriptor, Digest, History, ImageConfig, Index, Manifest, media};
+use store::{Resource, SnapshotId, Store};
+
+use super::options::{Options, Place};
+use super::{Built, Error, Export};
+use crate::event::What;
+use crate::{Live, blocking};
+
+/// An assembled image; all its blobs are in the store.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    /// The manifest or index.
+    pub target: Descriptor,
+    /// Of the first platform.
+    pub config: Digest,
+    /// Everything that belongs to it, manifests last.
+    pub blobs: Vec<Descriptor>,
+    /// Manifests among them.
+    pub manifests: Vec<Descriptor>,
+    pub snapshots: Vec<SnapshotId>,
+    /// Of the first platform, for Docker's own archive format.
+    pub layers: Vec<Descriptor>,
+}
+
+/// A layer as the image has it.
+struct Layer {
+    descriptor: Descriptor,
+    diff_id: Digest,
+    /// Milliseconds since 1970, where it is known.
+    created: Option<u64>,
+}
+
+/// Assembles the image of all results.
+pub(crate) async fn image(export: &Export<'_>, options: &Options) -> Result<Image, crate::Error> {
+    let mut image: Option<Image> = None;
+    let mut manifests = Vec::new();
+    for built in export.results {
+        let one = platform(export, options, built).await?;
+        let mut descriptor = one.target.clone();
+        descriptor.platform = Some(built.platform.clone());
+        descriptor.annotations = options.annotations(Place::ManifestDescriptor, &built.platform);
+        manifests.push(descriptor);
+        image = Some(match image {
+            None => one,
+            Some(mut all) => {
+                all.blobs.extend(one.blobs);
+                all.manifests.extend(one.manifests);
+                all.snapshots.extend(one.snapshots);
+                all
+            }
+        });
+    }
+    let nothing = || Error::Missing { kind: export.request.kind.clone(), what: "a result" };
+    let mut image = image.ok_or_else(nothing)?;
+    if manifests.len() > 1 {
+        let media_type = if options.oci { media::OCI_INDEX } else { media::DOCKER_INDEX };
+        let index = Index {
+            schema_version: 2,
+            media_type: media_type.to_owned(),
+            artifact_type: None,
+            manifests,
+            subject: None,
+            annotations: options.annotations(Place::Index, &export.results[0].platform),
+        };
+        image.target = put(&export.work.engine.store, media_type, &pretty(&index)?)?;
+        image.blobs.push(image.target.clone());
+        image.manifests.push(image.target.clone());
+    }
+    let told = format!("exporting manifest {}", image.target.digest);
+    part(export, &told);
+    Ok(image)
+}
+
+/// Tells of a finished part of the export.
+pub(crate) fn part(export: &Export<'_>, part: &str) {
+    let step = export.work.step;
+    export.work.events.tell(What::Progress { step, part: part.to_owned(), current: 0, total: 0, done: true });
+}
+
+async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Result<Image, crate::Error> {
+    let (layers, snapshots) = layers(export, options, built).await?;
+    part(export, "exporting layers");
+    let mut config = built.config.clone().unwrap_or_default();
+    if built.config.is_none() {
+        config.os.clone_from(&built.platform.os);
+        config.architecture.clone_from(&built.platform.architecture);
+        config.variant.clone_from(&built.platform.variant);
+    }
+    complete(&mut config, &layers, options.epoch);
+    let (config_media, manifest_media) = match options.oci {
+        true => (media::OCI_CONFIG, media::OCI_MANIFEST),
+        false => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
+    };
+    let store = &export.work.engine.store;
+    let config = put(store, config_media, &pretty(&config)?)?;
+    part(export, &format!("exporting config {}", config.digest));
+    let layers: Vec<Descriptor> = layers.into_iter().map(|l| l.descriptor).collect();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: manifest_media.to_owned(),
+        artifact_type: None,
+        config: config.clone(),
+        layers: layers.clone(),
+        subject: None,
+        annotations: options.annotations(Place::Manifest, &built.platform),
+    };
+    let target = put(store, manifest_media, &pretty(&manifest)?)?;
+    let mut blobs = layers.clone();
+    blobs.extend([config.clone(), target.clone()]);
+    Ok(Image { manifests: vec![target.clone()], target, config: config.digest, blobs, snapshots, layers })
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec_pretty(value).map_err(|e| Error::Write { what: "a manifest".to_owned(), source: e.into() })
+}
+
+fn put(store: &Store, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Error> {
+    let blob = store.blobs().put(bytes)?;
+    Ok(Descriptor::new(media_type, blob.digest, blob.size))
+}
+
+async fn layers(
+    export: &Export<'_>,
+    options: &Options,
+    built: &Built,
+) -> Result<(Vec<Layer>, Vec<SnapshotId>), crate::Error> {
+    if let (Live::Image(image), false) = (&built.result, options.force) {
+        // Its layers pass as they are; nothing is unpacked.
+        let mut layers = Vec::new();
+        for (descriptor, diff_id) in image.layers() {
+            image.fetch(&export.work, &descriptor).await?;
+            layers.push(Layer { descriptor: media_of(descriptor, options), diff_id, created: None });
+        }
+        return Ok((layers, Vec::new()));
+    }
+    let Some(top) = built.result.snapshot(&export.work).await? else { return Ok((Vec::new(), Vec::new())) };
+    let store = export.work.engine.store.clone();
+    let options = options.clone();
+    let made = blocking("packed layers", move || {
+        let _held = store.leases().hold(Resource::Snapshot(top))?;
+        let mut chain = store.snapshots().chain(top)?;
+        chain.reverse();
+        let layers = chain.iter().map(|id| layer(&store, *id, &options)).collect::<Result<Vec<_>, _>>()?;
+        Ok::<_, store::Error>((layers, chain))
+    });
+    made.await
+}
+
+fn layer(store: &Store, id: SnapshotId, options: &Options) -> Result<Layer, store::Error> {
+    let created = Some(store.snapshots().info(id)?.created);
+    let known = store.layer_blobs().get(id)?;
+    if let (Some(diff_id), false) = (known.diff_id, options.force) {
+        // What came compressed goes out as it came.
+        for form in known.forms.iter().filter(|f| f.recipe == "fetched") {
+            if store.blobs().has(&form.digest)? {
+                let descriptor = Descriptor::new(&form.media_type, form.digest, form.size);
+                return Ok(Layer { descriptor: media_of(descriptor, options), diff_id, created: None });
+            }
+        }
+    }
+    let packed = store::layer::pack(store, id, &options.recipe)?;
+    let descriptor = Descriptor::new(&packed.media_type, packed.digest, packed.size);
+    Ok(Layer { descriptor, diff_id: packed.diff_id, created })
+}
+
+/// The same layer under the media type that the image's kind wants.
+fn media_of(mut layer: Descriptor, options: &Options) -> Descriptor {
+    let pairs = [
+        (media::OCI_LAYER, media::DOCKER_LAYER),
+        (media::OCI_LAYER_GZIP, media::DOCKER_LAYER_GZIP),
+        (media::OCI_LAYER_ZSTD, media::DOCKER_LAYER_ZSTD),
+    ];
+    for (oci, docker) in pairs {
+        if options.oci && layer.media_type == docker {
+            oci.clone_into(&mut layer.media_type);
+        } else if !options.oci && layer.media_type == oci {
+            docker.clone_into(&mut layer.media_type);
+        }
+    }
+    layer
+}
+
+/// Fills in what only the exporter knows: diff ids, times, and history for layers that have none.
+fn complete(config: &mut ImageConfig, layers: &[Layer], epoch: Option<i64>) {
+    config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id).collect();
+    let text = |seconds: i64| dockerfile::lower::time::rfc3339(seconds);
+    let time = |layer: &Layer| epoch.or(layer.created.map(|ms| (ms / 1000) as i64)).map(text);
+    let history = config.history.get_or_insert_default();
+    let mut left = layers.iter();
+    let mut last = None;
+    for line in history.iter_mut() {
+        if !line.empty_layer {
+            match left.next() {
+                Some(layer) => last = line.created.clone().or(time(layer)).or(last),
+                // An instruction that made no layer after all.
+                None => line.empty_layer = true,
+            }
+        }
+        if line.created.is_none() {
+            line.created.clone_from(&last);
+        }
+    }
+    for layer in left {
+        last = time(layer).or(last);
+        history.push(History {
+            created: last.clone(),
+            created_by: "larder".to_owned(),
+            comment: "buildkit.exporter.image.v0".to_owned(),
+            ..History::default()
+        });
+    }
+    config.created = epoch.map(text).or(last).or(config.created.take());
+}

@@ -1,0 +1,142 @@
+//! The attributes of an output, read: names, compression, media types, annotations.
+//! Texts only; nothing is looked up.
+
+use std::collections::BTreeMap;
+
+use oci::{Platform, Reference};
+use store::layer::{Compression, Recipe};
+
+use super::{Error, Export};
+
+/// How an image is made.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Where it goes, in normal form.
+    pub names: Vec<Reference>,
+    pub recipe: Recipe,
+    /// Layers of bases are made anew too.
+    pub force: bool,
+    pub oci: bool,
+    pub push: bool,
+    pub by_digest: bool,
+    /// Time of everything in the image, in seconds.
+    pub epoch: Option<i64>,
+    annotations: Vec<Annotation>,
+}
+
+/// What an annotation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Manifest,
+    ManifestDescriptor,
+    Index,
+    IndexDescriptor,
+}
+
+#[derive(Clone, Debug)]
+struct Annotation {
+    place: Place,
+    platform: Option<String>,
+    key: String,
+    value: String,
+}
+
+impl Options {
+    /// Reads the attributes of an export.
+    pub fn read(export: &Export<'_>) -> Result<Options, Error> {
+        let attributes = &export.request.attributes;
+        let kind = export.request.kind.as_str();
+        let bad = |name: &str, value: &str, reason: String| Error::BadAttribute {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            value: value.to_owned(),
+            reason,
+        };
+        let flag = |name: &str, default: bool| match attributes.get(name).map(String::as_str) {
+            None => Ok(default),
+            Some("" | "true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(other) => Err(bad(name, other, "expected true or false".to_owned())),
+        };
+        let mut names = Vec::new();
+        for name in attributes.get("name").iter().flat_map(|n| n.split(',')).filter(|n| !n.is_empty()) {
+            let parsed = Reference::parse(name).map_err(|e| bad("name", name, e.to_string()))?;
+            names.push(parsed.or_latest());
+        }
+        let epoch = match attributes.get("source-date-epoch") {
+            Some(text) => Some(text.parse().map_err(|_| bad("source-date-epoch", text, "expected seconds".to_owned()))?),
+            None => export.epoch,
+        };
+        let oci = flag("oci-mediatypes", kind != "docker")?;
+        let compression = compression(attributes, &bad)?;
+        let clamp = if flag("rewrite-timestamp", false)? { epoch } else { None };
+        let recipe = Recipe { compression, clamp, docker_media: !oci };
+        Ok(Options {
+            names,
+            recipe,
+            force: flag("force-compression", false)? || clamp.is_some(),
+            oci,
+            push: flag("push", kind == "registry")?,
+            by_digest: flag("push-by-digest", false)?,
+            epoch,
+            annotations: annotations(attributes),
+        })
+    }
+
+    /// Annotations of one place, those of all platforms first.
+    pub fn annotations(&self, place: Place, platform: &Platform) -> BTreeMap<String, String> {
+        let wanted = platform.to_string();
+        let of = |with: bool| {
+            let found = self.annotations.iter().filter(move |a| a.place == place && a.platform.is_some() == with);
+            found.filter(|a| a.platform.as_ref().is_none_or(|p| *p == wanted)).map(|a| (a.key.clone(), a.value.clone()))
+        };
+        of(false).chain(of(true)).collect()
+    }
+}
+
+fn compression(
+    attributes: &BTreeMap<String, String>,
+    bad: &dyn Fn(&str, &str, String) -> Error,
+) -> Result<Compression, Error> {
+    let level = match attributes.get("compression-level") {
+        Some(text) => {
+            let level = text.parse::<i32>().map_err(|_| bad("compression-level", text, "expected a number".to_owned()))?;
+            Some(level)
+        }
+        None => None,
+    };
+    Ok(match attributes.get("compression").map(String::as_str) {
+        None | Some("" | "gzip") => Compression::Gzip(level.map_or(6, |l| l.clamp(0, 12) as u32)),
+        Some("zstd") => Compression::Zstd(level.map_or(3, |l| l.clamp(1, 22))),
+        Some("uncompressed") => Compression::None,
+        Some(other) => {
+            return Err(bad("compression", other, "expected gzip, zstd or uncompressed".to_owned()));
+        }
+    })
+}
+
+/// `annotation[-manifest|-index|…][platform].key=value`.
+fn annotations(attributes: &BTreeMap<String, String>) -> Vec<Annotation> {
+    let mut found = Vec::new();
+    for (name, value) in attributes {
+        let Some(rest) = name.strip_prefix("annotation") else { continue };
+        let places = [
+            ("-manifest-descriptor", Place::ManifestDescriptor),
+            ("-index-descriptor", Place::IndexDescriptor),
+            ("-manifest", Place::Manifest),
+            ("-index", Place::Index),
+        ];
+        let (place, rest) = places
+            .into_iter()
+            .find_map(|(text, place)| rest.strip_prefix(text).map(|rest| (place, rest)))
+            .unwrap_or((Place::Manifest, rest));
+        let (platform, rest) = match rest.strip_prefix('[').and_then(|r| r.split_once(']')) {
+            Some((platform, rest)) => (Some(platform.to_owned()), rest),
+            None => (None, rest),
+        };
+        if let Some(key) = rest.strip_prefix('.') {
+            found.push(Annotation { place, platform, key: key.to_owned(), value: value.clone() });
+        }
+    }
+    found
+}
