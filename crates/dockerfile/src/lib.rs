@@ -6,6 +6,7 @@ pub mod diagnostic;
 pub mod ignore;
 pub mod lower;
 pub mod parse;
+pub mod rules;
 pub mod words;
 
 pub use diagnostic::{Diagnostic, LineIndex, Severity, Span};

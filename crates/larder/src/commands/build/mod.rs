@@ -1,0 +1,100 @@
+//! `larder build`: from flags to a request, through the engine in this process, to what is printed and written.
+//! Progress goes to standard error; standard output carries only a result that was asked for.
+
+pub mod csv;
+pub mod flags;
+mod request;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use builder::build::Response;
+use builder::{Engine, Error};
+
+use super::Failure;
+use crate::progress::{Kind, Progress};
+use crate::report;
+use flags::Flags;
+
+/// Builds.
+pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
+    let plan = request::plan(flags).map_err(Failure::usage)?;
+    if plan.check {
+        return super::check::file(&plan.dockerfile, false);
+    }
+    let kind = if flags.quiet { Kind::Quiet } else { Kind::parse(&flags.progress).map_err(Failure::usage)? };
+    let store = super::open(root)?;
+    let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
+    let engine = Engine::new(store, sandbox, registry::Client::new());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let progress = Progress::start(kind);
+    let events = progress.events();
+    let session = Arc::new(plan.session);
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = builder::build::build(&engine, session, events, plan.request) => Some(outcome),
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
+    // Ends what still runs, so that nothing tells of progress any more.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(10));
+    progress.finish();
+    let response = match outcome {
+        None => return Err(Failure { code: 130, text: "interrupted".to_owned() }),
+        Some(Err(error)) => return Err(failure(&error)),
+        Some(Ok(response)) => response,
+    };
+    write_results(flags, &response)?;
+    Ok(())
+}
+
+fn failure(error: &Error) -> Failure {
+    match error {
+        Error::Dockerfile(faulty) => {
+            Failure { code: 2, text: report::dockerfile(&faulty.filename, &faulty.text, &faulty.diagnostics) }
+        }
+        Error::Missed(misses) => {
+            let mut text = String::from("error: these steps had to run, and --fail-on-miss forbids it:\n");
+            for (name, cause) in misses {
+                text.push_str(&format!("  {name}\n    {cause}\n"));
+            }
+            Failure { code: 3, text }
+        }
+        error => Failure::failed(error),
+    }
+}
+
+/// What is written beside the outputs.
+fn write_results(flags: &Flags, response: &Response) -> Result<(), Failure> {
+    let digest = response.exporter.get("containerimage.digest");
+    let write = |path: &Path, text: &[u8]| {
+        std::fs::write(path, text).map_err(|e| Failure::failed(format!("can't write {}: {e}", path.display())))
+    };
+    if let (Some(path), Some(digest)) = (&flags.iidfile, digest) {
+        write(path, digest.as_bytes())?;
+    }
+    if let Some(path) = &flags.metadata_file {
+        let json = serde_json::to_vec_pretty(&metadata(response)).map_err(Failure::failed)?;
+        write(path, &json)?;
+    }
+    if flags.quiet
+        && let Some(digest) = digest
+    {
+        println!("{digest}");
+    }
+    Ok(())
+}
+
+/// The response as buildx writes it: the descriptor is an object.
+fn metadata(response: &Response) -> serde_json::Value {
+    use base64::Engine;
+    let mut object = serde_json::Map::new();
+    for (key, value) in &response.exporter {
+        let decoded = (key == "containerimage.descriptor")
+            .then(|| base64::engine::general_purpose::STANDARD.decode(value).ok())
+            .flatten()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        object.insert(key.clone(), decoded.unwrap_or_else(|| serde_json::Value::String(value.clone())));
+    }
+    serde_json::Value::Object(object)
+}

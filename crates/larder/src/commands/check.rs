@@ -1,0 +1,45 @@
+//! `larder check`: reads a Dockerfile and says what is wrong with it. It builds nothing and asks nobody.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::report;
+
+/// Check a Dockerfile without building it
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:\n  larder check\n  larder check -f build/Dockerfile --format json")]
+pub struct Flags {
+    /// Directory of the Dockerfile
+    #[arg(value_name = "PATH", default_value = ".")]
+    path: PathBuf,
+    /// Name of the Dockerfile [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// `text` or `json`
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    format: String,
+}
+
+/// Checks.
+pub fn run(flags: &Flags) -> Result<(), Failure> {
+    let path = flags.file.clone().unwrap_or_else(|| flags.path.join("Dockerfile"));
+    file(&path, flags.format == "json")
+}
+
+/// Checks one file.
+pub fn file(path: &Path, json: bool) -> Result<(), Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))?;
+    let found = dockerfile::rules::check(&bytes);
+    let is_error = found.iter().any(dockerfile::Diagnostic::is_error);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&found).map_err(Failure::failed)?);
+    } else if found.is_empty() {
+        println!("Check complete, no warnings found.");
+    } else {
+        let text = String::from_utf8_lossy(&bytes);
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        println!("{}", report::dockerfile(&path.to_string_lossy(), text, &found));
+        println!("\nCheck complete, {} found.", if found.len() == 1 { "1 finding".into() } else { format!("{} findings", found.len()) });
+    }
+    if is_error || !found.is_empty() { Err(Failure { code: if is_error { 2 } else { 1 }, text: String::new() }) } else { Ok(()) }
+}

@@ -1,0 +1,128 @@
+//! The verbs, and what they share: where the store is, how a failure ends the process.
+
+pub mod build;
+mod check;
+mod completions;
+mod du;
+mod explain;
+mod history;
+mod image;
+mod prune;
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+/// Builds container images, keeps the build cache, and says why a step was not cached
+#[derive(Parser, Debug)]
+#[command(name = "larder", version, propagate_version = true, max_term_width = 110)]
+pub struct Larder {
+    /// Folder of the store [default: /var/lib/larder as root, otherwise $XDG_DATA_HOME/larder]
+    #[arg(long, global = true, value_name = "FOLDER", env = "LARDER_ROOT", hide_env_values = true)]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    #[command(visible_alias = "b")]
+    Build(Box<build::flags::Flags>),
+    Explain(explain::Flags),
+    History(history::Flags),
+    Du(du::Flags),
+    Prune(prune::Flags),
+    Image(image::Flags),
+    Check(check::Flags),
+    Completions(completions::Flags),
+}
+
+/// How a command failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The process' exit code: 1 failed, 2 wrong usage or Dockerfile, 3 something had to run, 130 interrupted.
+    pub code: u8,
+    /// For people.
+    pub text: String,
+}
+
+impl Failure {
+    /// The work failed.
+    pub fn failed(text: impl std::fmt::Display) -> Failure {
+        Failure { code: 1, text: format!("error: {text}") }
+    }
+
+    /// The command line is wrong.
+    pub fn usage(text: impl std::fmt::Display) -> Failure {
+        Failure { code: 2, text: format!("error: {text}") }
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Failure {
+        Failure::failed(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::failed(error)
+    }
+}
+
+impl Larder {
+    /// Does what was asked for.
+    pub fn run(self) -> Result<(), Failure> {
+        let root = self.root.unwrap_or_else(default_root);
+        match self.verb {
+            Verb::Build(flags) => build::run(&root, &flags),
+            Verb::Explain(flags) => explain::run(&root, &flags),
+            Verb::History(flags) => history::run(&root, &flags),
+            Verb::Du(flags) => du::run(&root, &flags),
+            Verb::Prune(flags) => prune::run(&root, &flags),
+            Verb::Image(flags) => image::run(&root, &flags),
+            Verb::Check(flags) => check::run(&flags),
+            Verb::Completions(flags) => completions::run(&flags),
+        }
+    }
+}
+
+fn default_root() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/larder");
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/share");
+    data.unwrap_or_else(home).join("larder")
+}
+
+/// Opens the store; while another process has it, says whose turn it is and waits.
+pub fn open(root: &Path) -> Result<store::Store, Failure> {
+    let mut waits = |owner: &store::Owner| eprintln!("waiting for {owner}, which has the store {}", root.display());
+    let command = std::env::args().collect::<Vec<_>>().join(" ");
+    let options = store::Options { command, on_wait: Some(&mut waits), give_up: None };
+    Ok(store::Store::open(root, options)?)
+}
+
+/// Bytes for people: `12.3MB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes}B") } else { format!("{value:.2}{}", UNITS[unit]) }
+}
+
+/// Rows under headings, each column as wide as it needs.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) {
+    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([headings[i].len()]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: Vec<&str>| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+    };
+    line(headings.to_vec());
+    rows.iter().for_each(|row| line(row.iter().map(String::as_str).collect()));
+}
