@@ -107,7 +107,8 @@ async fn run(
     });
     let results = futures_util::future::try_join_all(built).await?;
     let exporter =
-        exporters::export(engine, session, events, &request.id, &request.outputs, &results, &request.attributes).await?;
+        exporters::export(engine, session, events, &request.id, &request.outputs, &results, &request.attributes)
+            .await?;
     Ok(Response { exporter })
 }
 

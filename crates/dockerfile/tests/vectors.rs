@@ -77,7 +77,9 @@ fn every_operation_is_buildkits() {
         let wanted: BTreeSet<&String> = expected.iter().filter(|(_, op)| op.op.is_some()).map(|(d, _)| d).collect();
         for vertex in lowered.graph.vertices() {
             let near = expected.values().find(|op| {
-                op.op.is_some() && std::mem::discriminant(op.op.as_ref().unwrap()) == std::mem::discriminant(vertex.op.op.as_ref().unwrap())
+                op.op.is_some()
+                    && std::mem::discriminant(op.op.as_ref().unwrap())
+                        == std::mem::discriminant(vertex.op.op.as_ref().unwrap())
             });
             assert!(
                 wanted.contains(&vertex.digest.to_string()),

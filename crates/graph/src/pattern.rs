@@ -269,9 +269,7 @@ fn at(tokens: &[Token], path: &[char]) -> bool {
             (0..=end).any(|i| at(rest, &path[i..]))
         }
         Token::Any => (0..=path.len()).any(|i| at(rest, &path[i..])),
-        Token::Dirs => {
-            at(rest, path) || path.iter().enumerate().any(|(i, c)| *c == '/' && at(rest, &path[i + 1..]))
-        }
+        Token::Dirs => at(rest, path) || path.iter().enumerate().any(|(i, c)| *c == '/' && at(rest, &path[i + 1..])),
     }
 }
 

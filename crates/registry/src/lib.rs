@@ -17,7 +17,9 @@ pub enum Error {
     Unreachable { url: String, reason: String },
     #[error("{reference} is not there ({host} says {status})")]
     NotFound { host: String, reference: String, status: u16 },
-    #[error("{host} refuses access to {reference} ({status}): log in with `docker login {host}`, or ask for the right to it")]
+    #[error(
+        "{host} refuses access to {reference} ({status}): log in with `docker login {host}`, or ask for the right to it"
+    )]
     Denied { host: String, reference: String, status: u16 },
     #[error("{host} answered {status} for {what}: {body}")]
     Status { host: String, what: String, status: u16, body: String },

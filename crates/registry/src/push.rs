@@ -2,8 +2,8 @@
 //! has is mounted from there. What is pushed was hashed before; the registry verifies it again.
 
 use oci::{Descriptor, Digest, Reference};
-use reqwest::header::LOCATION;
 use reqwest::Method;
+use reqwest::header::LOCATION;
 
 use crate::client::{Ask, Client, base, escape};
 use crate::{Error, Login};

@@ -40,12 +40,12 @@ pub fn explain(wanted: &Ingredients, reason: &Reason, facts: &Facts<'_>) -> Caus
     if let Some(cause) = changed.and_then(|changes| changes.into_iter().next()) {
         return cause;
     }
+    if facts.earlier.is_empty() {
+        return Cause::NeverBuilt;
+    }
     // Its own parts are as they were: what differs is beneath it.
     if let Some(ran) = facts.ran.first() {
         return parent(ran);
-    }
-    if facts.earlier.is_empty() {
-        return Cause::NeverBuilt;
     }
     // The same parts on inputs that are hits, but other hits than last time (an older state was restored, say).
     let earlier = &facts.earlier[0].parents;

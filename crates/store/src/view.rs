@@ -75,7 +75,11 @@ impl Node {
 
     fn read(name: &OsStr, source: PathBuf, data: &Metadata) -> Result<Node> {
         let kind = Kind::of(data.file_type());
-        let link = if kind == Kind::Link { fs::read_link(&source).doing("read the symlink", &source)? } else { PathBuf::new() };
+        let link = if kind == Kind::Link {
+            fs::read_link(&source).doing("read the symlink", &source)?
+        } else {
+            PathBuf::new()
+        };
         Ok(Node {
             name: name.to_owned(),
             kind,
@@ -106,7 +110,8 @@ pub(crate) fn xattrs(path: &Path) -> Result<Vec<(String, Vec<u8>)>> {
         Ok(length) => &names[..length],
         Err(rustix::io::Errno::RANGE) => {
             large.resize(64 << 10, 0);
-            let length = rustix::fs::llistxattr(path, &mut large[..]).map_err(io).doing("list the attributes of", path)?;
+            let length =
+                rustix::fs::llistxattr(path, &mut large[..]).map_err(io).doing("list the attributes of", path)?;
             &large[..length]
         }
         Err(error) => return Err(io(error)).doing("list the attributes of", path),
@@ -298,7 +303,8 @@ pub(crate) fn is_whiteout(data: &Metadata) -> bool {
 /// Whether a directory hides those beneath it.
 pub(crate) fn is_opaque(folder: &Path) -> bool {
     let mut value = [0; 2];
-    let mut read = |name: &str| matches!(rustix::fs::lgetxattr(folder, name, &mut value[..]), Ok(1)) && value[0] == b'y';
+    let mut read =
+        |name: &str| matches!(rustix::fs::lgetxattr(folder, name, &mut value[..]), Ok(1)) && value[0] == b'y';
     read("trusted.overlay.opaque") || read("user.overlay.opaque")
 }
 

@@ -149,11 +149,8 @@ impl Driver {
                 let going = state.builds.get_mut(&build);
                 let missed = going.map(|g| std::mem::take(&mut g.misses)).unwrap_or_default();
                 let name = state.vertex(&vertex).map(|v| v.name()).unwrap_or_default();
-                let failed = if missed.is_empty() {
-                    Error::Step { step: vertex, name, error }
-                } else {
-                    Error::Missed(missed)
-                };
+                let failed =
+                    if missed.is_empty() { Error::Step { step: vertex, name, error } } else { Error::Missed(missed) };
                 state.end(build, Err(failed));
             }
         }
@@ -226,7 +223,8 @@ impl State {
 
     fn tell_hit(&self, vertex: Digest, source: &HitSource, builds: &[Build]) {
         for going in builds.iter().filter_map(|b| self.builds.get(b)) {
-            let is_source = going.order.graph.get(&vertex).is_some_and(|v| matches!(v.kind(), Some(graph::Kind::Source(_))));
+            let is_source =
+                going.order.graph.get(&vertex).is_some_and(|v| matches!(v.kind(), Some(graph::Kind::Source(_))));
             let events = &going.order.events;
             if !is_source {
                 events.tell(What::Verdict { step: vertex, verdict: Verdict::Hit { source: source.clone() } });

@@ -89,13 +89,7 @@ impl State {
     }
 }
 
-async fn hash(
-    driver: &Driver,
-    work: &Work,
-    vertex: &Vertex,
-    input: u32,
-    result: ResultId,
-) -> Result<Digest, Error> {
+async fn hash(driver: &Driver, work: &Work, vertex: &Vertex, input: u32, result: ResultId) -> Result<Digest, Error> {
     let live = driver.lock().live(result)?;
     let map = solver::key::cache_map(vertex, &oci::Platform::host()).map_err(|e| Error::Request(e.to_string()))?;
     let selections = map.inputs.get(input as usize).and_then(|i| i.content.clone()).unwrap_or_default();

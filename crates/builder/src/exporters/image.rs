@@ -30,7 +30,9 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     }
     if options.push {
         if options.names.is_empty() {
-            return Err(Error::Missing { kind: export.request.kind.clone(), what: "a name to push to (-t NAME)" }.into());
+            return Err(
+                Error::Missing { kind: export.request.kind.clone(), what: "a name to push to (-t NAME)" }.into()
+            );
         }
         for name in &options.names {
             push(export, &options, &image, name).await?;
@@ -47,10 +49,7 @@ pub(super) fn response(image: &Image, options: &Options) -> Result<BTreeMap<Stri
     let mut response = BTreeMap::from([
         ("containerimage.digest".to_owned(), image.target.digest.to_string()),
         ("containerimage.config.digest".to_owned(), image.config.to_string()),
-        (
-            "containerimage.descriptor".to_owned(),
-            base64::engine::general_purpose::STANDARD.encode(descriptor),
-        ),
+        ("containerimage.descriptor".to_owned(), base64::engine::general_purpose::STANDARD.encode(descriptor)),
     ]);
     if !names.is_empty() {
         response.insert("image.name".to_owned(), names.join(","));

@@ -56,7 +56,6 @@ pub enum Error {
 /// What an exporter works with.
 pub(crate) struct Export<'a> {
     pub work: Work,
-    pub build: &'a str,
     /// The output's position in the request.
     pub index: usize,
     pub request: &'a Request,
@@ -91,7 +90,7 @@ pub async fn export(
         let cancel = sandbox::Cancel::new().map_err(crate::ops::Error::from)?;
         let work =
             Work { engine: engine.clone(), session: session.clone(), events: events.clone(), step: task.step, cancel };
-        let export = Export { work, build, index, request, results, epoch };
+        let export = Export { work, index, request, results, epoch };
         let written = match request.kind.as_str() {
             "image" | "registry" => image::export(&export).await,
             "oci" | "docker" => archive::export(&export).await,

@@ -64,7 +64,9 @@ impl Options {
             names.push(parsed.or_latest());
         }
         let epoch = match attributes.get("source-date-epoch") {
-            Some(text) => Some(text.parse().map_err(|_| bad("source-date-epoch", text, "expected seconds".to_owned()))?),
+            Some(text) => {
+                Some(text.parse().map_err(|_| bad("source-date-epoch", text, "expected seconds".to_owned()))?)
+            }
             None => export.epoch,
         };
         let oci = flag("oci-mediatypes", kind != "docker")?;
@@ -100,7 +102,8 @@ fn compression(
 ) -> Result<Compression, Error> {
     let level = match attributes.get("compression-level") {
         Some(text) => {
-            let level = text.parse::<i32>().map_err(|_| bad("compression-level", text, "expected a number".to_owned()))?;
+            let level =
+                text.parse::<i32>().map_err(|_| bad("compression-level", text, "expected a number".to_owned()))?;
             Some(level)
         }
         None => None,

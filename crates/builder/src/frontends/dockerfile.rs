@@ -72,7 +72,9 @@ impl Frontend<'_> {
     /// Reads the Dockerfile.
     async fn definition(&self) -> Result<Definition, Error> {
         if let Some(url) = self.attribute("context") {
-            return Err(Error::Request(format!("the context {url}: contexts by URL are not built yet; clone it first")));
+            return Err(Error::Request(format!(
+                "the context {url}: contexts by URL are not built yet; clone it first"
+            )));
         }
         let filename = self.attribute("filename").unwrap_or("Dockerfile").to_owned();
         let name = format!("[internal] load build definition from {filename}");
@@ -180,9 +182,7 @@ impl Frontend<'_> {
     }
 
     async fn learn(&self, need: &Need, options: &Options) -> Result<Fact, Error> {
-        let platform = |text: &str| {
-            Platform::parse(text, &options.platform).map_err(|e| Error::Request(e.to_string()))
-        };
+        let platform = |text: &str| Platform::parse(text, &options.platform).map_err(|e| Error::Request(e.to_string()));
         let resolved = match need {
             Need::Ignore { context } => {
                 let text = self.ignore_of(context).await?;

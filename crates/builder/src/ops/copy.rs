@@ -11,9 +11,9 @@ use graph::pattern::{self, Patterns};
 use rustix::fs::Timespec;
 use store::view::{Kind, Node, View};
 
-use store::canvas::{self, Attributes, Canvas, copy_xattrs, set_owner_and_mode, set_time, timespec};
 use super::{Doing, Error};
 use crate::ops::mode::ModeChange;
+use store::canvas::{self, Attributes, Canvas, copy_xattrs, set_owner_and_mode, set_time, timespec};
 
 /// How to copy.
 pub struct Rules {

@@ -9,9 +9,9 @@ use graph::wire::{self, CacheSharing, MountType, NetMode};
 use sandbox::{Host, Limits, Mount, MountKind, Network, Rlimit, Root, Security, Spec, User};
 use store::{Draft, Lease, Resource, Sharing, SnapshotId, Store, Volume, VolumeRequest};
 
-use store::canvas::Canvas;
 use super::{Doing, Error};
 use crate::session::SshSocket;
+use store::canvas::Canvas;
 
 /// BuildKit's PATH for a process that is given none.
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -56,10 +56,7 @@ pub struct Exec<'a> {
 
 impl Exec<'_> {
     /// Runs it; returns one result an output.
-    pub fn run(
-        &self,
-        output: &mut dyn FnMut(sandbox::Stream, &[u8]),
-    ) -> Result<Vec<Option<SnapshotId>>, Error> {
+    pub fn run(&self, output: &mut dyn FnMut(sandbox::Stream, &[u8])) -> Result<Vec<Option<SnapshotId>>, Error> {
         let meta = self.op.meta.as_ref().ok_or_else(|| malformed("it has no process"))?;
         let mut held = Held::default();
         let spec = self.spec(meta, &mut held)?;

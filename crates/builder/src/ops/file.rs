@@ -9,10 +9,10 @@ use graph::wire::{self, file_action::Action, user_opt};
 use store::view::{Kind, View};
 use store::{Draft, SnapshotId, Store};
 
-use store::canvas::{Attributes, Canvas, set_owner_and_mode, set_time};
 use super::copy::{self, Copier, Rules};
 use super::mode::ModeChange;
 use super::{Doing, Error};
+use store::canvas::{Attributes, Canvas, set_owner_and_mode, set_time};
 
 /// An input as a file operation sees it.
 pub struct Input {
@@ -62,7 +62,10 @@ pub fn run(
         }
         // Who comes later and goes on with the same result needs it to be a layer of its own.
         let shared = op.actions[i + 1..].iter().any(|later| later.input == action.input && action.input >= 0)
-            || op.actions.iter().any(|other| other.secondary_input == action.input && action.input >= inputs.len() as i64);
+            || op
+                .actions
+                .iter()
+                .any(|other| other.secondary_input == action.input && action.input >= inputs.len() as i64);
         let state = work.act(action, shared, name)?;
         work.states.push(state);
     }
@@ -154,13 +157,7 @@ impl Work<'_> {
         Ok((View::of_layers(self.store.snapshots().layers(snapshot)?), true))
     }
 
-    fn copy(
-        &mut self,
-        action: &wire::FileActionCopy,
-        from: i64,
-        layer: &mut Layer,
-        name: &str,
-    ) -> Result<(), Error> {
+    fn copy(&mut self, action: &wire::FileActionCopy, from: i64, layer: &mut Layer, name: &str) -> Result<(), Error> {
         let (source, link) = self.look(from, name)?;
         let rules = Rules {
             owner: self.owner(action.owner.as_ref(), name)?,
@@ -324,7 +321,8 @@ fn patterns(texts: &[String]) -> Result<Option<Patterns>, Error> {
     if texts.is_empty() {
         return Ok(None);
     }
-    let bad = |error: graph::pattern::BadPattern| Error::Pattern { pattern: texts.join(", "), reason: error.to_string() };
+    let bad =
+        |error: graph::pattern::BadPattern| Error::Pattern { pattern: texts.join(", "), reason: error.to_string() };
     Patterns::new(texts).map(Some).map_err(bad)
 }
 

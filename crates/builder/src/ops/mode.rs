@@ -65,14 +65,15 @@ fn who(text: &str) -> Option<u32> {
         return Some(0o7777);
     }
     text.chars().try_fold(0, |mask, c| {
-        Some(mask
-            | match c {
+        Some(
+            mask | match c {
                 'u' => 0o4700,
                 'g' => 0o2070,
                 'o' => 0o1007,
                 'a' => 0o7777,
                 _ => return None,
-            })
+            },
+        )
     })
 }
 

@@ -8,8 +8,8 @@ use std::path::Path;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use store::{SnapshotId, Store};
 
-use store::canvas::{Attributes, set_owner_and_mode, set_time, timespec};
 use super::{Doing, Error};
+use store::canvas::{Attributes, set_owner_and_mode, set_time, timespec};
 
 /// Stacks trees in order: the first is built on as it is, the layers of the others are laid over it.
 pub fn merge(store: &Store, trees: &[Option<SnapshotId>], name: &str) -> Result<Option<SnapshotId>, Error> {
@@ -127,7 +127,8 @@ fn xattrs(source: &Path, target: &Path) -> Result<(), Error> {
     };
     for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
         let mut value = vec![0; 64 << 10];
-        let size = rustix::fs::lgetxattr(source, name, &mut value[..]).map_err(read).doing("read an attribute of", source)?;
+        let size =
+            rustix::fs::lgetxattr(source, name, &mut value[..]).map_err(read).doing("read an attribute of", source)?;
         match rustix::fs::lsetxattr(target, name, &value[..size], XattrFlags::empty()) {
             Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::PERM) => {}
             set => set.map_err(read).doing("set an attribute of", target)?,

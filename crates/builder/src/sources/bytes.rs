@@ -74,11 +74,17 @@ impl Origin {
                 let (path, digest) = (folder.join("blobs/sha256").join(what.digest.hex()), what.digest);
                 blocking("copied a blob", move || {
                     // A client may change its files: they are copied, never linked.
-                    let mut file = std::fs::File::open(&path)
-                        .map_err(|source| store::Error::Io { doing: "open", path: path.clone(), source })?;
+                    let mut file = std::fs::File::open(&path).map_err(|source| store::Error::Io {
+                        doing: "open",
+                        path: path.clone(),
+                        source,
+                    })?;
                     let mut writer = store.blobs().writer()?;
-                    std::io::copy(&mut file, &mut writer)
-                        .map_err(|source| store::Error::Io { doing: "copy", path, source })?;
+                    std::io::copy(&mut file, &mut writer).map_err(|source| store::Error::Io {
+                        doing: "copy",
+                        path,
+                        source,
+                    })?;
                     writer.commit(Some(digest)).map(drop)
                 })
                 .await

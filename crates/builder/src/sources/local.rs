@@ -8,11 +8,11 @@ use graph::Vertex;
 use store::{Resource, SnapshotId};
 use tokio::sync::OnceCell;
 
-use store::canvas::Canvas;
 use crate::ops::copy::{Copier, Rules};
 use crate::ops::mode::ModeChange;
 use crate::session::Filter;
 use crate::{Error, Work, blocking, ops, sources};
+use store::canvas::Canvas;
 
 /// A scanned directory.
 pub struct Tree {
@@ -48,7 +48,8 @@ impl Tree {
         let directory = work.session.directory(&name, &wanted).await?;
         let store = work.engine.store.clone();
         let scanned = blocking("scanned the client's directory", move || {
-            let filter = store::tree::Filter { include: wanted.include, exclude: wanted.exclude, follow: wanted.follow };
+            let filter =
+                store::tree::Filter { include: wanted.include, exclude: wanted.exclude, follow: wanted.follow };
             store::tree::Tree::scan(&store, &directory.root, &directory.identity, &filter)
         })
         .await?;

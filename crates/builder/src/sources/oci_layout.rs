@@ -21,7 +21,9 @@ pub async fn resolve(work: &Work, store: &str, reference: &str, platform: &Platf
             let index: Index = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
             let tag = reference.strip_prefix(':').unwrap_or("latest");
             let tagged = index.manifests.iter().find(|d| {
-                d.annotations.get("org.opencontainers.image.ref.name").is_some_and(|n| n == tag || n.ends_with(&format!(":{tag}")))
+                d.annotations
+                    .get("org.opencontainers.image.ref.name")
+                    .is_some_and(|n| n == tag || n.ends_with(&format!(":{tag}")))
             });
             let only = if index.manifests.len() == 1 { index.manifests.first() } else { None };
             let found = tagged.or(only.filter(|_| !reference.starts_with(':')));

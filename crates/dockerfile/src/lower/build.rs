@@ -156,18 +156,20 @@ impl<'a> Lowering<'a> {
                 state.base_image = Some(config);
                 state
             }),
-            Base::Context(name, context) => self.named(name, context, &stage.platform).map(|(head, config)| match config {
-                Some(config) => {
-                    let mut state = State::of_image(head, config.clone(), &stage.platform, shell);
-                    state.base_image = Some(config);
-                    state
-                }
-                None => {
-                    let mut state = State::scratch(&stage.platform, shell);
-                    state.head = head;
-                    state
-                }
-            }),
+            Base::Context(name, context) => {
+                self.named(name, context, &stage.platform).map(|(head, config)| match config {
+                    Some(config) => {
+                        let mut state = State::of_image(head, config.clone(), &stage.platform, shell);
+                        state.base_image = Some(config);
+                        state
+                    }
+                    None => {
+                        let mut state = State::scratch(&stage.platform, shell);
+                        state.head = head;
+                        state
+                    }
+                })
+            }
         })
     }
 
@@ -215,7 +217,12 @@ impl<'a> Lowering<'a> {
     }
 
     /// A named context as a tree and, if it is an image, its configuration.
-    fn named(&mut self, name: &str, context: &NamedContext, platform: &Platform) -> Option<(Option<Id>, Option<ImageConfig>)> {
+    fn named(
+        &mut self,
+        name: &str,
+        context: &NamedContext,
+        platform: &Platform,
+    ) -> Option<(Option<Id>, Option<ImageConfig>)> {
         match context {
             NamedContext::Image(reference) => {
                 let normal = Reference::parse(reference).map(|r| r.or_latest().to_string());
@@ -224,11 +231,8 @@ impl<'a> Lowering<'a> {
                 Some((Some(id), Some(config)))
             }
             NamedContext::Layout { store, reference } => {
-                let need = Need::Layout {
-                    store: store.clone(),
-                    reference: reference.clone(),
-                    platform: platform.to_string(),
-                };
+                let need =
+                    Need::Layout { store: store.clone(), reference: reference.clone(), platform: platform.to_string() };
                 let Some(Fact::Image { digest, config }) = self.facts.get(&need) else {
                     self.needs.insert(need);
                     return None;

@@ -134,8 +134,7 @@ fn heredoc(lowering: &mut Lowering<'_>, state: &State, document: &Heredoc) -> Re
 /// A tree with one file.
 pub fn inline(drafts: &mut Drafts, name: &str, data: Vec<u8>, mode: i32) -> Id {
     let file = wire::FileActionMkFile { path: format!("/{name}"), mode, data, timestamp: -1, owner: None };
-    let action =
-        wire::FileAction { input: -1, secondary_input: -1, output: 0, action: Some(Action::MkFile(file)) };
+    let action = wire::FileAction { input: -1, secondary_input: -1, output: 0, action: Some(Action::MkFile(file)) };
     let op = op::Op::File(wire::FileOp { actions: vec![action] });
     let mut draft = Draft::new(op, Vec::new(), "[internal] preparing inline document");
     draft.needs(&["file.base"]);
@@ -166,7 +165,8 @@ fn remote(
     let mut attrs = std::collections::BTreeMap::new();
     if is_git(source) {
         let (path, fragment) = source.split_once('#').unwrap_or((source, ""));
-        let stripped = path.split_once("://").map_or(path, |(_, rest)| rest).trim_start_matches("git@").replace(':', "/");
+        let stripped =
+            path.split_once("://").map_or(path, |(_, rest)| rest).trim_start_matches("git@").replace(':', "/");
         attrs.insert("git.fullurl".to_owned(), path.to_owned());
         if copy.keep_git_dir == Some(true) {
             attrs.insert("git.keepgitdir".to_owned(), "true".to_owned());

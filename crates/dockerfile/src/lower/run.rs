@@ -57,9 +57,9 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
     let names: Vec<&String> = state.args.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| n).collect();
     draft.describe("larder.args", &serde_json::json!(names).to_string());
     state.head = Some(state.add(&mut lowering.drafts, draft, instruction));
-    let declared: Vec<String> =
-        state.args.iter().filter_map(|(n, v)| v.as_ref().map(|v| format!("{n}={v}"))).collect();
-    let prefix = if declared.is_empty() { String::new() } else { format!("|{} {} ", declared.len(), declared.join(" ")) };
+    let declared: Vec<String> = state.args.iter().filter_map(|(n, v)| v.as_ref().map(|v| format!("{n}={v}"))).collect();
+    let prefix =
+        if declared.is_empty() { String::new() } else { format!("|{} {} ", declared.len(), declared.join(" ")) };
     state.record(&format!("RUN {prefix}{history} # buildkit"), true);
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::state::State;
 use super::Options;
+use super::state::State;
 use crate::ast::{Command, Health, Instruction, Kind, Word};
 use crate::diagnostic::Diagnostic;
 

@@ -64,7 +64,9 @@ impl<'a> Stages<'a> {
         let first = file.instructions.iter().position(|i| matches!(i.kind, Kind::From { .. }));
         let Some(first) = first else {
             let span = file.instructions.first().map(|i| i.span).unwrap_or_default();
-            return Err(vec![Diagnostic::error(span, "no build stage in current context").help("begin with `FROM <image>`")]);
+            return Err(vec![
+                Diagnostic::error(span, "no build stage in current context").help("begin with `FROM <image>`"),
+            ]);
         };
         let mut globals = predefined(options);
         globals_of(&file.instructions[..first], options, &shell, &mut globals)?;
@@ -85,7 +87,12 @@ impl<'a> Stages<'a> {
         Ok(stages)
     }
 
-    fn stage(&self, from: &'a Instruction, body: &'a [Instruction], options: &Options) -> Result<Stage<'a>, Diagnostic> {
+    fn stage(
+        &self,
+        from: &'a Instruction,
+        body: &'a [Instruction],
+        options: &Options,
+    ) -> Result<Stage<'a>, Diagnostic> {
         let Kind::From { image, name, platform } = &from.kind else {
             return Err(Diagnostic::error(from.span, "expected FROM"));
         };

@@ -1,8 +1,8 @@
 //! Where a stage stands between two instructions: its files so far, its environment, the image it will be.
 //! Also how steps are named and how history is written.
 
-use oci::{ContainerConfig, History, ImageConfig};
 use oci::Platform;
+use oci::{ContainerConfig, History, ImageConfig};
 
 use super::draft::{Draft, Drafts, Id};
 use crate::ast::Instruction;

@@ -117,7 +117,9 @@ impl DockerLoad {
         let mut command = Command::new("docker");
         command.arg("load").stdin(Stdio::piped()).stdout(Stdio::null());
         let child = command.spawn().map_err(|e| {
-            Error::Other(format!("--load needs Docker's client, which can't be started ({e}): use -o type=docker,dest=FILE"))
+            Error::Other(format!(
+                "--load needs Docker's client, which can't be started ({e}): use -o type=docker,dest=FILE"
+            ))
         })?;
         Ok(DockerLoad { child })
     }

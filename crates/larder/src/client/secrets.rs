@@ -47,9 +47,7 @@ impl Secret {
     /// The secret's bytes.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
         match self {
-            Secret::File(path) => {
-                std::fs::read(path).map_err(|source| Error::Read { path: path.clone(), source })
-            }
+            Secret::File(path) => std::fs::read(path).map_err(|source| Error::Read { path: path.clone(), source }),
             Secret::Variable(name) => {
                 use std::os::unix::ffi::OsStringExt;
                 let value = std::env::var_os(name);

@@ -39,7 +39,14 @@ pub fn file(path: &Path, json: bool) -> Result<(), Failure> {
         let text = String::from_utf8_lossy(&bytes);
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         println!("{}", report::dockerfile(&path.to_string_lossy(), text, &found));
-        println!("\nCheck complete, {} found.", if found.len() == 1 { "1 finding".into() } else { format!("{} findings", found.len()) });
+        println!(
+            "\nCheck complete, {} found.",
+            if found.len() == 1 { "1 finding".into() } else { format!("{} findings", found.len()) }
+        );
     }
-    if is_error || !found.is_empty() { Err(Failure { code: if is_error { 2 } else { 1 }, text: String::new() }) } else { Ok(()) }
+    if is_error || !found.is_empty() {
+        Err(Failure { code: if is_error { 2 } else { 1 }, text: String::new() })
+    } else {
+        Ok(())
+    }
 }

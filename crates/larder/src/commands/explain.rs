@@ -11,7 +11,9 @@ use super::{Failure, open};
 
 /// Say why the steps of a build ran
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  larder explain\n  larder explain BUILD 'RUN cargo build'\n  larder explain --format json")]
+#[command(
+    after_help = "Examples:\n  larder explain\n  larder explain BUILD 'RUN cargo build'\n  larder explain --format json"
+)]
 pub struct Flags {
     /// The build's id, or the start of it [default: the newest]
     build: Option<String>,

@@ -11,7 +11,9 @@ use crate::time;
 
 /// Images of the store
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  larder image ls\n  larder image import base rootfs.tar\n  larder image save app -o app.tar")]
+#[command(
+    after_help = "Examples:\n  larder image ls\n  larder image import base rootfs.tar\n  larder image save app -o app.tar"
+)]
 pub struct Flags {
     #[command(subcommand)]
     verb: Verb,
@@ -71,7 +73,8 @@ fn list(store: &Store) -> Result<(), Failure> {
     let now = builder::event::now_micros();
     let mut rows = Vec::new();
     for image in store.images().list()? {
-        let bytes = image.blobs.iter().map(|b| Ok(store.blobs().size(b)?.unwrap_or(0))).sum::<Result<u64, store::Error>>()?;
+        let bytes =
+            image.blobs.iter().map(|b| Ok(store.blobs().size(b)?.unwrap_or(0))).sum::<Result<u64, store::Error>>()?;
         let name = Reference::parse(&image.name).map(|r| r.familiar()).unwrap_or(image.name);
         rows.push(vec![name, image.target.digest.short(), time::ago(image.created * 1000, now), size(bytes)]);
     }
@@ -115,7 +118,8 @@ fn save(store: &Store, name: &Reference, output: &Path) -> Result<(), Failure> {
         subject: None,
         annotations: BTreeMap::new(),
     };
-    let file = std::fs::File::create(output).map_err(|e| Failure::failed(format!("can't write {}: {e}", output.display())))?;
+    let file =
+        std::fs::File::create(output).map_err(|e| Failure::failed(format!("can't write {}: {e}", output.display())))?;
     let mut tar = tar::Builder::new(std::io::BufWriter::new(file));
     let header = |bytes: u64| {
         let mut header = tar::Header::new_ustar();
@@ -218,7 +222,8 @@ fn root_file_system(store: &Store, from: &Path, env: &[String]) -> Result<oci::D
         _ => oci::media::OCI_LAYER,
     };
     let host = oci::Platform::host();
-    let mut config = oci::ImageConfig { os: host.os, architecture: host.architecture, variant: host.variant, ..Default::default() };
+    let mut config =
+        oci::ImageConfig { os: host.os, architecture: host.architecture, variant: host.variant, ..Default::default() };
     config.config.env = env.to_vec();
     config.rootfs.diff_ids = vec![unpacked.diff_id];
     config.history = Some(vec![oci::History { created_by: "larder image import".to_owned(), ..Default::default() }]);

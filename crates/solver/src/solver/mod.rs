@@ -164,7 +164,14 @@ impl Solver {
             Event::Cancel { build } => self.forget(build),
             Event::Keyed { vertex, keys } => self.answered(vertex, |node| node.keyed(keys)),
             Event::Hashed { vertex, input, content } => self.answered(vertex, |node| node.hashed(input, content)),
-            Event::Compared { vertex, found } => self.answered(vertex, |node| node.compared(found)),
+            Event::Compared { vertex, found: Some(found) } => self.answered(vertex, |node| node.compared(found)),
+            Event::Compared { vertex, found: None } => {
+                // Through `miss`, which gives it the key that its readers look themselves up by.
+                if self.nodes.contains_key(&vertex) {
+                    self.miss(vertex, Reason::NoRecord);
+                    self.queue.push_back(vertex);
+                }
+            }
             Event::Loaded { vertex, results } => self.answered(vertex, |node| node.loaded(results)),
             Event::Ran { vertex, results } => self.answered(vertex, |node| node.ran(results)),
         }

@@ -193,14 +193,9 @@ impl Node {
         }
     }
 
-    pub fn compared(&mut self, found: Option<(KeyId, Digest)>) {
-        self.stage = match found {
-            Some((key, record)) => {
-                self.keys.insert(0, vec![key]);
-                Stage::Hit { record, loading: false }
-            }
-            None => Stage::Miss { reason: Reason::NoRecord, running: false },
-        };
+    pub fn compared(&mut self, (key, record): (KeyId, Digest)) {
+        self.keys.insert(0, vec![key]);
+        self.stage = Stage::Hit { record, loading: false };
     }
 
     pub fn loaded(&mut self, results: Result<Vec<ResultId>, Cause>) {

@@ -241,7 +241,7 @@ impl Solver {
         true
     }
 
-    fn miss(&mut self, vertex: Digest, reason: Reason) -> bool {
+    pub(super) fn miss(&mut self, vertex: Digest, reason: Reason) -> bool {
         let fresh_below = self.has_fresh_input(vertex);
         let keys = self.map(vertex).map(|map| self.own_key(vertex, &map, 0));
         if let Some(node) = self.nodes.get_mut(&vertex) {
@@ -334,10 +334,11 @@ impl Solver {
         if node.is_source() {
             return node.source_keys.iter().map(|k| key::root_id(k, i64::from(output))).collect();
         }
-        let Ok(Some(map)) = &node.map else { return Vec::new() };
-        // Another output of a step with a key: derived from the first.
-        let first = node.keys.get(&0).and_then(|k| k.first().copied());
-        vec![key::child_id(&map.digest, output, &[first])]
+        // Another output of a step with a key: derived from the first. A step without any has none that could hit.
+        let (Ok(Some(map)), Some(first)) = (&node.map, node.keys.get(&0).and_then(|k| k.first())) else {
+            return Vec::new();
+        };
+        vec![key::child_id(&map.digest, output, &[Some(*first)])]
     }
 
     /// The key that a step without a found one gets.

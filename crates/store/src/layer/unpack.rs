@@ -31,7 +31,8 @@ pub struct Unpacked {
 pub fn unpack(store: &Store, parent: Option<SnapshotId>, blob: impl Read + Send, describe: &str) -> Result<Unpacked> {
     let mut draft = store.snapshots().begin(parent)?;
     draft.describe(crate::Kind::Regular, describe);
-    let mut plain = Hashing { inner: decompress(BufReader::with_capacity(256 << 10, blob))?, hasher: Hasher::new(), size: 0 };
+    let mut plain =
+        Hashing { inner: decompress(BufReader::with_capacity(256 << 10, blob))?, hasher: Hasher::new(), size: 0 };
     Extraction::new(&draft, true)?.all(&mut plain)?;
     // The digest is of the whole stream, whatever follows the end of the archive.
     io::copy(&mut plain, &mut io::sink()).doing("read to the end of", Path::new(describe))?;
@@ -96,7 +97,11 @@ fn through(program: &str, file: File) -> Result<Box<dyn Read + Send>> {
     let child = Command::new(program).arg("-dc").stdin(file).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let child = child.map_err(|e| io::Error::new(e.kind(), format!("{e}; install `{program}`")));
     let mut child = child.doing("decompress with", Path::new(program))?;
-    let out = child.stdout.take().ok_or_else(|| io::Error::other("it has no output")).doing("read from", Path::new(program))?;
+    let out = child
+        .stdout
+        .take()
+        .ok_or_else(|| io::Error::other("it has no output"))
+        .doing("read from", Path::new(program))?;
     Ok(Box::new(Piped { child, out }))
 }
 
@@ -240,7 +245,9 @@ impl Extraction {
                 std::os::unix::fs::symlink(target, &place).doing("make the symlink", written)?;
                 self.real.clear();
             }
-            EntryType::Char | EntryType::Block | EntryType::Fifo => device(entry, kind, &place).doing("make", written)?,
+            EntryType::Char | EntryType::Block | EntryType::Fifo => {
+                device(entry, kind, &place).doing("make", written)?
+            }
             _ => {
                 let mut file = File::create_new(&place).doing("make", written)?;
                 io::copy(entry, &mut file).doing("write", written)?;

@@ -37,8 +37,7 @@ fn header(node: &Node) -> Result<Vec<u8>> {
         Kind::Fifo => ('6', 0, node.mode),
     };
     let is_device = matches!(node.kind, Kind::Char | Kind::Block);
-    let (major, minor) =
-        if is_device { (rustix::fs::major(node.rdev), rustix::fs::minor(node.rdev)) } else { (0, 0) };
+    let (major, minor) = if is_device { (rustix::fs::major(node.rdev), rustix::fs::minor(node.rdev)) } else { (0, 0) };
     let link = node.link.to_string_lossy();
     let mut text = format!(
         "namemode{mode}uid{}gid{}size{size}typeflag{kind}linkname{link}unamegnamedevmajor{major}devminor{minor}",

@@ -42,7 +42,8 @@ impl Tree {
     /// What `selection` takes, and the path that is cut from each.
     pub(super) fn select(&self, selection: &Selection) -> Result<(String, Vec<Included>)> {
         let bad = |e: graph::pattern::BadPattern| Error::Filter { text: e.pattern, at: 1, why: e.reason.to_owned() };
-        let read = |list: &[String]| if list.is_empty() { Ok(None) } else { Patterns::new(list).map(Some).map_err(bad) };
+        let read =
+            |list: &[String]| if list.is_empty() { Ok(None) } else { Patterns::new(list).map(Some).map_err(bad) };
         let clean = graph::pattern::clean(&format!("/{}", selection.path));
         let path = if clean == "/" { String::new() } else { clean };
         let (prefix, real) = if selection.wildcard {

@@ -89,7 +89,10 @@ fn docker_config() -> Option<PathBuf> {
 /// The main context and the Dockerfile's folder; returns the Dockerfile's path.
 fn contexts(flags: &Flags, session: &mut LocalSession) -> Result<PathBuf> {
     if flags.context == "-" || flags.context.contains("://") || flags.context.starts_with("git@") {
-        return Err(format!("the context `{}`: only directories are built yet; unpack or clone it first", flags.context));
+        return Err(format!(
+            "the context `{}`: only directories are built yet; unpack or clone it first",
+            flags.context
+        ));
     }
     let context = absolute(&flags.context)?;
     if !context.is_dir() {
@@ -176,11 +179,7 @@ fn attributes(flags: &Flags, dockerfile: &Path) -> Result<BTreeMap<String, Strin
     Ok(attributes)
 }
 
-fn named_contexts(
-    flags: &Flags,
-    session: &mut LocalSession,
-    attributes: &mut BTreeMap<String, String>,
-) -> Result<()> {
+fn named_contexts(flags: &Flags, session: &mut LocalSession, attributes: &mut BTreeMap<String, String>) -> Result<()> {
     for text in &flags.build_context {
         let (name, value) =
             text.split_once('=').ok_or_else(|| format!("--build-context {text}: expected NAME=VALUE"))?;
