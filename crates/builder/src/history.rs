@@ -109,10 +109,8 @@ impl Keeper {
 impl Kept {
     fn keep(&mut self, event: &Event) {
         match &event.what {
-            What::Verdict { step, verdict } => {
-                if self.steps.insert(*step) && matches!(verdict, Verdict::Hit { .. }) {
-                    self.summary.cached += 1;
-                }
+            What::Verdict { step, verdict } if self.steps.insert(*step) && matches!(verdict, Verdict::Hit { .. }) => {
+                self.summary.cached += 1;
             }
             What::Warning { .. } => self.summary.warnings += 1,
             _ => {}

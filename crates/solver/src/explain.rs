@@ -13,6 +13,9 @@ pub struct Lost {
     pub cause: Cause,
 }
 
+/// Reads a kept file listing by its digest.
+pub type ReadListing<'a> = &'a dyn Fn(&oci::Digest) -> Option<Files>;
+
 /// What the cause is looked for in.
 #[derive(Default)]
 pub struct Facts<'a> {
@@ -23,7 +26,7 @@ pub struct Facts<'a> {
     /// Inputs that ran in this build (or will), with their causes.
     pub ran: Vec<Ran>,
     /// Reads a kept file listing.
-    pub listing: Option<&'a dyn Fn(&oci::Digest) -> Option<Files>>,
+    pub listing: Option<ReadListing<'a>>,
 }
 
 /// The cause of a miss.
@@ -74,15 +77,16 @@ fn parent(ran: &Ran) -> Cause {
 /// What differs in the step itself, the most telling first.
 fn own_changes(old: &Ingredients, new: &Ingredients, facts: &Facts<'_>) -> Vec<Cause> {
     let mut causes = Vec::new();
+    // The text as it was written says more than what became of it.
+    let (before, after) = (old.instruction(), new.instruction());
+    if before != after {
+        causes.push(Cause::InstructionChanged { before: before.into(), after: after.into() });
+    }
     for part in &new.parts {
         causes.extend(changed_part(old, part, facts));
     }
     for part in &old.parts {
         causes.extend(gone_part(new, part));
-    }
-    let (before, after) = (old.instruction(), new.instruction());
-    if before != after {
-        causes.push(Cause::InstructionChanged { before: before.into(), after: after.into() });
     }
     causes.sort_by_key(rank);
     causes

@@ -100,7 +100,7 @@ impl Canvas {
             self.lift(parent)?;
         }
         let node = self.look(path)?.filter(|n| n.kind == Kind::Dir);
-        let node = node.ok_or_else(|| not_a_directory()).doing("go into", path)?;
+        let node = node.ok_or_else(not_a_directory).doing("go into", path)?;
         let place = self.place(path);
         match std::fs::create_dir(&place) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error).doing("make", path),

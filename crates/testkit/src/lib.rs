@@ -1,6 +1,10 @@
 //! What tests of all floors share: vectors of a real BuildKit, real registries and base images. Never part of a release.
 //! Everything here runs real parts; what is missing on a machine is said loudly and skipped.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stderr)] // it only ever runs in tests
+
+pub mod base;
+pub mod registry;
 pub mod vectors;
 
 use std::path::PathBuf;

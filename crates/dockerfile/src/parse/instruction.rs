@@ -179,7 +179,7 @@ pub fn read(keyword: &str, mut body: Body<'_>, heredocs: Vec<Heredoc>) -> Result
         "COPY" | "ADD" => copy(&body, &flags, heredocs, keyword == "ADD")?,
         "ENV" => pairs(&body, keyword).map(|(pairs, legacy)| Kind::Env { pairs, legacy })?,
         "LABEL" => pairs(&body, keyword).map(|(pairs, legacy)| Kind::Label { pairs, legacy })?,
-        "ARG" => Kind::Arg(body.quoted_words().iter().map(|w| split_pair(w)).collect()),
+        "ARG" => Kind::Arg(body.quoted_words().iter().map(split_pair).collect()),
         "WORKDIR" => Kind::Workdir(one(&body)?),
         "USER" => Kind::User(one(&body)?),
         "STOPSIGNAL" => Kind::StopSignal(single(&body, keyword)?),

@@ -6,6 +6,12 @@ pub struct Object {
     text: String,
 }
 
+impl Default for Object {
+    fn default() -> Object {
+        Object::new()
+    }
+}
+
 impl Object {
     /// `{`.
     pub fn new() -> Object {

@@ -371,7 +371,7 @@ impl Solver {
     }
 
     fn save(&self, vertex: Digest, map: &CacheMap) -> Save {
-        let outputs = self.nodes.get(&vertex).map_or(1, |n| outputs(n));
+        let outputs = self.nodes.get(&vertex).map_or(1, outputs);
         let mut save = Save { operation: map.digest, keys: Vec::new(), links: Vec::new() };
         let first = self.own_key(vertex, map, 0);
         for output in 0..outputs {

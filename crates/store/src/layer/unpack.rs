@@ -284,9 +284,16 @@ fn inside(path: &Path) -> PathBuf {
 
 fn attributes(entry: &tar::Entry<'_, &mut dyn Read>) -> io::Result<Attributes> {
     let header = entry.header();
+    // Some writers leave out what is zero.
+    let is_empty = |field: std::ops::Range<usize>| header.as_bytes()[field].iter().all(|b| matches!(b, 0 | b' '));
+    let uid = if is_empty(108..116) { 0 } else { header.uid()? };
+    let gid = if is_empty(116..124) { 0 } else { header.gid()? };
     let number = |n: u64| u32::try_from(n).map_err(|_| io::Error::other(format!("{n} is no user or group id")));
-    let time = Timespec { tv_sec: i64::try_from(header.mtime()?).unwrap_or(0), tv_nsec: 0 };
-    Ok(Attributes { mode: header.mode()? & 0o7777, uid: number(header.uid()?)?, gid: number(header.gid()?)?, time })
+    let time = Timespec {
+        tv_sec: i64::try_from(if is_empty(136..148) { 0 } else { header.mtime()? }).unwrap_or(0),
+        tv_nsec: 0,
+    };
+    Ok(Attributes { mode: header.mode()? & 0o7777, uid: number(uid)?, gid: number(gid)?, time })
 }
 
 fn set_xattrs(entry: &mut tar::Entry<'_, &mut dyn Read>, place: &Path) -> Result<()> {

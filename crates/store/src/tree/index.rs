@@ -71,17 +71,11 @@ impl Index {
         }
     }
 
-    /// Forgets everything that `visit` does not name.
-    pub fn keep(&mut self, visit: &mut dyn FnMut(&mut dyn FnMut(&Stat))) {
-        let mut kept = HashMap::with_capacity(self.known.len());
-        let known = &self.known;
-        visit(&mut |stat| {
-            if let Some(digest) = known.get(stat) {
-                kept.insert(*stat, *digest);
-            }
-        });
-        self.changed |= kept.len() != self.known.len();
-        self.known = kept;
+    /// Forgets everything but `seen`.
+    pub fn keep(&mut self, seen: &[Stat]) {
+        let known = std::mem::take(&mut self.known);
+        self.known = seen.iter().filter_map(|stat| known.get(stat).map(|digest| (*stat, *digest))).collect();
+        self.changed |= self.known.len() != known.len();
     }
 
     /// Writes it, if there is something new.

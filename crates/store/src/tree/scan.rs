@@ -214,7 +214,9 @@ impl Scanned {
                 index.add(stat, digest);
             }
         }
-        index.keep(&mut |seen| visit(&self.top, seen));
+        let mut seen = Vec::new();
+        visit(&self.top, &mut seen);
+        index.keep(&seen);
         Ok(())
     }
 }
@@ -230,9 +232,9 @@ fn collect<'a>(entry: &'a mut Entry, at: &Path, missing: &mut Vec<(&'a mut Optio
     }
 }
 
-fn visit(entry: &Entry, seen: &mut dyn FnMut(&Stat)) {
+fn visit(entry: &Entry, seen: &mut Vec<Stat>) {
     if entry.kind == Kind::File {
-        seen(&entry.stat);
+        seen.push(entry.stat);
     }
     entry.children.iter().for_each(|child| visit(child, seen));
 }

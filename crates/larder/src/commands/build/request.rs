@@ -70,7 +70,7 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
 /// A name for this build: time and process make it one of its own.
 fn id() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let mut value = (now.as_nanos() as u128) << 22 | u128::from(std::process::id());
+    let mut value = now.as_nanos() << 22 | u128::from(std::process::id());
     let mut text = Vec::new();
     while value > 0 {
         text.push(b"0123456789abcdefghijklmnopqrstuvwxyz"[(value % 36) as usize]);

@@ -1,0 +1,80 @@
+//! What goes wrong, and how it is said: exit codes and texts are part of what users rely on.
+
+use crate::kitchen::Kitchen;
+
+#[test]
+fn a_step_that_fails() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nRUN echo before; exit 7\n");
+    let ran = kitchen.build(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("before"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("did not complete successfully: exit code: 7"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_file_that_is_missing() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nCOPY nothing /\n");
+    let ran = kitchen.build(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("/nothing"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_dockerfile_that_is_wrong() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nRUNN echo hi\n");
+    let ran = kitchen.build(&[]);
+    assert_eq!(ran.code, 2);
+    insta::assert_snapshot!(ran.stderr.split("error:").last().unwrap_or_default());
+}
+
+#[test]
+fn flags_that_are_wrong() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\n");
+    for (args, expected) in [
+        (vec!["--secret", "colour=red"], "unknown key `colour`"),
+        (vec!["-o", "type=tar"], "dest=FILE is missing"),
+        (vec!["-o", "type=soup"], "`soup` is not an output type"),
+        (vec!["--target", "nope"], "target stage \"nope\" could not be found"),
+        (vec!["--platform", "no/such/thing/here"], "is not a platform"),
+        (vec!["--cache-to", "type=registry,ref=x"], "not built yet"),
+    ] {
+        let ran = kitchen.build(&args);
+        assert_ne!(ran.code, 0);
+        assert!(ran.stderr.contains(expected), "{args:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn a_secret_reaches_the_step_and_nothing_else() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let secret = "correct-horse-battery-staple";
+    std::fs::write(kitchen.path("secret"), secret).unwrap();
+    let dockerfile = "FROM base\nRUN --mount=type=secret,id=key,required=true wc -c < /run/secrets/key > /length\n\
+        RUN --mount=type=secret,id=key,env=KEY sh -c 'test -n \"$KEY\"'\n";
+    kitchen.write("Dockerfile", dockerfile);
+    let missing = kitchen.build(&[]);
+    assert!(missing.stderr.contains("--secret id=key"), "{}", missing.stderr);
+    let flag = format!("id=key,src={}", kitchen.path("secret").display());
+    kitchen.build(&["--secret", &flag, "-t", "app"]).ok();
+    let out = kitchen.files(&["--secret", &flag]);
+    assert_eq!(std::fs::read_to_string(out.join("length")).unwrap().trim(), secret.len().to_string());
+    let found =
+        std::process::Command::new("grep").args(["-rla", secret]).arg(kitchen.root()).arg(out).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "", "the secret was kept somewhere");
+}
+
+#[test]
+fn two_builds_at_once_both_finish() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nRUN sleep 1; echo done > /done\n");
+    let context = kitchen.context();
+    let mut first = kitchen.command(&kitchen.root(), &["build", "-q", context.to_str().unwrap()]).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let second = kitchen.build(&[]).ok();
+    assert!(second.stderr.contains("waiting for"), "{}", second.stderr);
+    assert!(first.wait().unwrap().success());
+}

@@ -1,0 +1,46 @@
+//! `kill -9` at any moment of a build: the next build succeeds, with the same result as ever.
+
+use std::time::{Duration, Instant};
+
+use crate::kitchen::Kitchen;
+
+/// How often a build is killed.
+const KILLS: u32 = 200;
+
+#[test]
+fn any_kill_is_survived() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let dockerfile = |round: u32| {
+        format!(
+            "FROM base AS a\nCOPY src /src\nRUN echo {round} > /round; for i in $(seq 20); do echo $i > /f$i; done\n\
+             FROM base\nCOPY --from=a /round /src /r/\nRUN cat /r/round > /last\n"
+        )
+    };
+    for i in 0..40 {
+        kitchen.write(&format!("src/f{i}"), &"x".repeat(1000));
+    }
+    kitchen.write("Dockerfile", &dockerfile(0));
+    let begun = Instant::now();
+    kitchen.build(&["-t", "warm"]).ok();
+    let whole = begun.elapsed();
+    let context = kitchen.context();
+    let mut killed = 0;
+    // A fixed walk through the build's time: each kill comes a little later than the one before.
+    for round in 1..=KILLS {
+        kitchen.write("Dockerfile", &dockerfile(round));
+        let args = ["build", "-q", "-t", "app", context.to_str().unwrap()];
+        let mut child = kitchen.command(&kitchen.root(), &args).spawn().unwrap();
+        std::thread::sleep(whole.mul_f64(f64::from(round % 50) / 40.0).min(Duration::from_secs(2)));
+        child.kill().unwrap();
+        killed += u32::from(!child.wait().unwrap().success());
+        if round % 20 == 0 {
+            let out = kitchen.files(&[]);
+            assert_eq!(std::fs::read_to_string(out.join("last")).unwrap().trim(), round.to_string());
+            assert_eq!(std::fs::read_dir(out.join("r")).unwrap().count(), 41);
+        }
+    }
+    assert!(killed > KILLS / 4, "only {killed} of {KILLS} builds were killed before their end");
+    kitchen.build(&[]).ok();
+    let last = kitchen.build(&[]).ok();
+    assert_eq!(last.missed(), 0, "{}", last.stderr);
+}

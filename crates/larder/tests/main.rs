@@ -1,0 +1,13 @@
+//! The real command on real Dockerfiles, in a store of its own: what a user sees, end to end. Needs root (or user
+//! namespaces) and busybox-static; says loudly where something is missing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod cached;
+mod causes;
+mod failing;
+mod killed;
+mod kitchen;
+mod outputs;
+mod registries;
+mod steps;

@@ -1,0 +1,77 @@
+//! Outputs, read by the programs that people use.
+
+use std::process::Command;
+
+use crate::kitchen::Kitchen;
+
+fn kitchen() -> Option<Kitchen> {
+    let kitchen = Kitchen::new()?;
+    kitchen.write("Dockerfile", "FROM base\nCOPY f /f\nRUN rm /etc/group && ln /f /g\nENV A=b\nCMD [\"cat\",\"/f\"]\n");
+    kitchen.write("f", "content");
+    Some(kitchen)
+}
+
+#[test]
+fn archives_that_skopeo_reads() {
+    let Some(kitchen) = kitchen() else { return };
+    for (kind, scheme) in [("oci", "oci-archive"), ("docker", "docker-archive")] {
+        for compression in ["gzip", "zstd", "uncompressed"] {
+            if kind == "docker" && compression == "zstd" {
+                continue;
+            }
+            let file = kitchen.path(&format!("{kind}-{compression}.tar"));
+            let output =
+                format!("type={kind},dest={},compression={compression},force-compression=true", file.display());
+            kitchen.build(&["-t", "app", "-o", &output]).ok();
+            let Ok(inspected) =
+                Command::new("skopeo").arg("inspect").arg(format!("{scheme}:{}", file.display())).output()
+            else {
+                eprintln!("SKIPPED: skopeo is missing");
+                return;
+            };
+            let text = String::from_utf8_lossy(&inspected.stdout).into_owned();
+            assert!(inspected.status.success(), "{kind} {compression}: {}", String::from_utf8_lossy(&inspected.stderr));
+            let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(value["Env"].as_array().unwrap().last().unwrap(), "A=b");
+            assert_eq!(value["Layers"].as_array().unwrap().len(), 3);
+            let copied = Command::new("skopeo")
+                .args(["copy", "--quiet", &format!("{scheme}:{}", file.display())])
+                .arg(format!("dir:{}", kitchen.path("copied").display()))
+                .output()
+                .unwrap();
+            assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        }
+    }
+}
+
+#[test]
+fn a_tar_and_a_directory() {
+    let Some(kitchen) = kitchen() else { return };
+    let out = kitchen.files(&[]);
+    assert_eq!(std::fs::read_to_string(out.join("g")).unwrap(), "content");
+    assert!(!out.join("etc/group").exists());
+    let tar = kitchen.path("out.tar");
+    kitchen.build(&["-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    let listed = Command::new("tar").arg("-tf").arg(&tar).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.lines().any(|l| l == "f") && listed.lines().any(|l| l == "bin/busybox"), "{listed}");
+    assert!(!listed.contains("etc/group"));
+}
+
+#[test]
+fn files_beside_the_output() {
+    let Some(kitchen) = kitchen() else { return };
+    let (iid, metadata) = (kitchen.path("iid"), kitchen.path("metadata"));
+    let args = ["-t", "app", "--iidfile", iid.to_str().unwrap(), "--metadata-file", metadata.to_str().unwrap()];
+    kitchen.build(&args).ok();
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
+    assert_eq!(value["containerimage.digest"].as_str().unwrap(), std::fs::read_to_string(iid).unwrap());
+    assert_eq!(value["image.name"], "docker.io/library/app:latest");
+    let saved = kitchen.path("saved.tar");
+    kitchen.larder(&["image", "save", "app", "-o", saved.to_str().unwrap()]).ok();
+    let other = kitchen.path("other");
+    kitchen.larder_in(&other, &["image", "import", "again", saved.to_str().unwrap()]).ok();
+    assert!(kitchen.larder_in(&other, &["image", "ls"]).ok().stdout.contains("again:latest"));
+    kitchen.larder(&["image", "rm", "app"]).ok();
+    assert!(!kitchen.larder(&["image", "ls"]).ok().stdout.contains("app:latest"));
+}
