@@ -72,7 +72,8 @@ fn two_builds_at_once_both_finish() {
     let Some(kitchen) = Kitchen::new() else { return };
     kitchen.write("Dockerfile", "FROM base\nRUN sleep 1; echo done > /done\n");
     let context = kitchen.context();
-    let mut first = kitchen.command(&kitchen.root(), &["build", "-q", context.to_str().unwrap()]).spawn().unwrap();
+    let mut first =
+        kitchen.command(&kitchen.root(), &["build", "--progress", "quiet", context.to_str().unwrap()]).spawn().unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
     let second = kitchen.build(&[]).ok();
     assert!(second.stderr.contains("waiting for"), "{}", second.stderr);

@@ -177,11 +177,13 @@ fn attach_all(plan: &Plan) -> Result<(), Failure> {
         |stage, index: usize| move |errno: Errno| Failure { stage, index: index as u32, errno: errno.raw_os_error() };
     make_private().map_err(raw).map_err(at(Stage::Private, 0))?;
     // The old root is detached at the end, and with it all that is attached over it here.
-    let over_old_root = |mount: &OwnedFd| move_mount(mount, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+    let over = |mount: &OwnedFd, path| move_mount(mount, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+    // Not over `/` itself: what lies there between the old root and the new one would be all that a later umount takes,
+    // and the old root would stay.
     for (index, mount) in plan.staged.iter().chain([&plan.empty]).enumerate() {
-        over_old_root(mount).map_err(at(Stage::Staged, index))?;
+        over(mount, c"/dev").map_err(at(Stage::Staged, index))?;
     }
-    over_old_root(&plan.root).map_err(at(Stage::Root, 0))?;
+    over(&plan.root, c"/").map_err(at(Stage::Root, 0))?;
     for (index, step) in plan.steps.iter().enumerate() {
         attach(plan, step).map_err(at(Stage::Step, index))?;
     }
@@ -202,7 +204,14 @@ fn place(mount: &OwnedFd, over: &OwnedFd) -> Result<(), Errno> {
     move_mount(mount, c"", over, c"", flags)
 }
 
+/// A copy of one mount, without what is mounted inside or over it.
 fn copy(of: impl AsFd) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(of, c"", flags)
+}
+
+/// A copy with everything that is mounted inside.
+fn copy_all(of: impl AsFd) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(of, c"", flags | OpenTreeFlags::AT_RECURSIVE)
 }
@@ -225,7 +234,7 @@ fn attach(plan: &Plan, step: &Step) -> Result<(), Errno> {
             if *optional { Ok(()) } else { made }
         }
         Action::ReadOnly => {
-            let same = copy(&dest)?;
+            let same = copy_all(&dest)?;
             set_attr(same.as_fd(), attr::RDONLY, 0, true).map_err(raw)?;
             place(&same, &dest)
         }

@@ -130,7 +130,8 @@ pub fn run_with(sandbox: &Sandbox, spec: &Spec, cancel: &Cancel) -> Result<Ran, 
     Ok(Ran { exit, out: text(out), err: text(err) })
 }
 
-/// Every path below `dir`, sorted, relative.
+/// Every path below `dir`, sorted, relative, without the folders that the system's own mounts lie in: which of them stay
+/// behind, empty, depends on what the base has.
 pub fn tree(dir: &Path) -> Vec<String> {
     fn walk(dir: &Path, top: &Path, all: &mut Vec<String>) {
         for entry in fs::read_dir(dir).unwrap() {
@@ -143,6 +144,7 @@ pub fn tree(dir: &Path) -> Vec<String> {
     }
     let mut all = Vec::new();
     walk(dir, dir, &mut all);
+    all.retain(|path| !matches!(path.as_str(), "dev" | "etc" | "proc" | "sys"));
     all.sort();
     all
 }

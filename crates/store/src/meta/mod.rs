@@ -48,7 +48,7 @@ struct Writer {
     asked: bool,
 }
 
-/// What [`Meta::open`] found.
+/// What `Meta::open` found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Bytes of the journal that did not count: a torn end, or what another boot wrote and never synced.
