@@ -44,6 +44,11 @@ impl Frontend<'_> {
             return Err(faulty(&definition, diagnostics));
         }
         let ignore = self.ignore(&definition.filename).await?;
+        let findings = dockerfile::rules::check(&definition.text, &ignore);
+        if findings.iter().any(Diagnostic::is_error) {
+            return Err(faulty(&definition, findings));
+        }
+        self.warn(&definition, &findings);
         let host = Platform::host();
         let platforms = self.platforms(&host)?;
         let mut targets = Vec::new();
@@ -51,9 +56,6 @@ impl Frontend<'_> {
             let mut options = self.options(&definition, platform, &host, ignore.clone())?;
             options.multi_platform = platforms.len() > 1;
             let lowered = self.lower(&file, &options, &definition).await?;
-            if targets.is_empty() {
-                self.warn(&definition, &lowered.warnings);
-            }
             targets.push(Target { platform: platform.clone(), lowered });
         }
         Ok(targets)

@@ -82,7 +82,7 @@ impl<'a> Lowering<'a> {
         config.variant.clone_from(&platform.variant);
         let graph = std::mem::take(&mut self.drafts).finish(state.head, &self.options.filename, &file.text);
         let graph = graph.map_err(|e| vec![Diagnostic::error(Span::default(), e.to_string())])?;
-        Ok(Some(Lowered { graph, config, base_config: state.base_image, warnings: Vec::new() }))
+        Ok(Some(Lowered { graph, config, base_config: state.base_image }))
     }
 
     fn stage(&mut self, i: usize) -> Result<Option<State>> {

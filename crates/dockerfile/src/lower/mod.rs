@@ -170,8 +170,6 @@ pub struct Lowered {
     pub config: ImageConfig,
     /// The configuration of the target's base image, if it has one.
     pub base_config: Option<ImageConfig>,
-    /// Build checks that found something.
-    pub warnings: Vec<Diagnostic>,
 }
 
 /// How far lowering came.

@@ -29,7 +29,11 @@ pub fn run(flags: &Flags) -> Result<(), Failure> {
 /// Checks one file.
 pub fn file(path: &Path, json: bool) -> Result<(), Failure> {
     let bytes = std::fs::read(path).map_err(|e| Failure::usage(format!("can't read {}: {e}", path.display())))?;
-    let found = dockerfile::rules::check(&bytes);
+    let ignore = |name: String| std::fs::read_to_string(path.with_file_name(name)).ok();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let ignore = ignore(format!("{name}.dockerignore")).or_else(|| ignore(".dockerignore".to_owned()));
+    let ignore = dockerfile::ignore::patterns(&ignore.unwrap_or_default());
+    let found = dockerfile::rules::check(&bytes, &ignore);
     let is_error = found.iter().any(dockerfile::Diagnostic::is_error);
     if json {
         println!("{}", serde_json::to_string_pretty(&found).map_err(Failure::failed)?);
