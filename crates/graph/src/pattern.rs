@@ -22,7 +22,7 @@ enum Token {
     Star,
     /// `**`: anything at all.
     Any,
-    /// `**/`: nothing, or anything up to a `/`.
+    /// `**/`, and `**` before more: nothing, or anything up to a `/`.
     Dirs,
     Class {
         not: bool,
@@ -195,13 +195,15 @@ fn tokens(text: &str, doubled: bool) -> Result<Vec<Token>, &'static str> {
     while i < chars.len() {
         match chars[i] {
             '*' if doubled && chars.get(i + 1) == Some(&'*') => {
+                let leads = i == 0;
                 i += 1;
-                if chars.get(i + 1) == Some(&'/') {
-                    i += 1;
-                    made.push(Token::Dirs);
-                } else {
-                    made.push(Token::Any);
-                }
+                let slash = chars.get(i + 1) == Some(&'/');
+                i += usize::from(slash);
+                let rest = &chars[i + 1..];
+                // Between other things it stands for whole directories, with a `/` or without: `**file*` is not `xfile1`.
+                // Only before a literal rest is it any text: `**file` is `xfile`.
+                let literal_end = leads && !slash && !rest.iter().any(|c| matches!(c, '*' | '?' | '[' | ']' | '\\'));
+                made.push(if rest.is_empty() || literal_end { Token::Any } else { Token::Dirs });
             }
             '*' => made.push(Token::Star),
             '?' => made.push(Token::One),
@@ -296,6 +298,14 @@ mod tests {
             ("*.go", "a/b.go", false),
             ("**/*.go", "b.go", true),
             ("**file", "dir/file", true),
+            ("**file", "xfile", true),
+            ("**file*", "dir/file1", true),
+            ("**file*", "xfile1", false),
+            ("a**b", "ax/b", true),
+            ("a**b", "ab", true),
+            ("a**b", "axb", false),
+            ("a**", "axb/c", true),
+            ("a*/**", "ab/c/d", true),
             ("a[b-d]e", "ace", true),
             ("a[b-d]e", "aae", false),
             ("a[^b-d]e", "aze", true),
