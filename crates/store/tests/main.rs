@@ -6,6 +6,7 @@ mod crash;
 mod full_disk;
 mod history;
 mod images;
+mod layer;
 mod leases;
 mod lifecycle;
 mod owners;

@@ -69,8 +69,8 @@ pub fn parse_with_notes(bytes: &[u8]) -> (File, Notes, Vec<Diagnostic>) {
     while let Some(line) = lines.logical(&mut comments, &mut notes.empty_continuations) {
         let comments = std::mem::take(&mut comments);
         let mut parsed = instruction(&line, &mut lines, comments, &mut errors);
-        parsed.span.end =
-            parsed.span.end.max(lines.at().min(text.trim_end().len().max(parsed.span.end as usize)) as u32);
+        let end = text[..lines.at().min(text.len())].trim_end().len();
+        parsed.span.end = parsed.span.end.max(u32::try_from(end).unwrap_or(u32::MAX));
         parsed.lines = (index.line(parsed.span.start), index.line(parsed.span.end.saturating_sub(1)));
         file.instructions.push(parsed);
     }
