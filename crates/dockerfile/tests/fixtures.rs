@@ -1,0 +1,117 @@
+//! Dockerfiles in the manner of real ones: the tree, what is found wrong, and the graph of each, as snapshots.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use dockerfile::lower::{Fact, Options, Outcome};
+use dockerfile::{Diagnostic, LineIndex};
+use oci::{Digest, ImageConfig, Platform};
+
+fn folder() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+#[test]
+fn every_fixture() {
+    let mut files: Vec<_> = std::fs::read_dir(folder()).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() >= 60, "{} fixtures", files.len());
+    for path in files {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        insta::assert_snapshot!(name, report(&std::fs::read(&path).unwrap()));
+    }
+}
+
+fn report(bytes: &[u8]) -> String {
+    let (file, _) = dockerfile::parse(bytes);
+    let index = LineIndex::new(&file.text);
+    let mut out = String::from("tree\n");
+    for i in &file.instructions {
+        let kind = format!("{:?}", i.kind);
+        // Places make a tree unreadable; the lines of the instruction say enough here.
+        let kind = without_spans(&kind);
+        writeln!(out, "  {}-{} {kind}", i.lines.0, i.lines.1).unwrap();
+        assert!(i.span.start <= i.span.end && i.span.end as usize <= file.text.len());
+    }
+    let found = dockerfile::rules::check(bytes, &[]);
+    list(&mut out, "checks", &found, &index);
+    match lower(&file) {
+        Err(errors) => list(&mut out, "not lowered", &errors, &index),
+        Ok(lowered) => {
+            out.push_str("graph\n");
+            for vertex in lowered.graph.vertices() {
+                let inputs: Vec<String> = vertex.inputs.iter().map(|e| e.vertex.short()).collect();
+                writeln!(out, "  {} {} <- [{}]", vertex.digest.short(), vertex.name(), inputs.join(" ")).unwrap();
+            }
+            let config = serde_json::to_string(&lowered.config.config).unwrap();
+            writeln!(out, "config {config}").unwrap();
+            for line in lowered.config.history.unwrap_or_default() {
+                let layer = if line.empty_layer { ' ' } else { '+' };
+                writeln!(out, "  {layer} {}", line.created_by).unwrap();
+            }
+        }
+    }
+    out
+}
+
+fn list(out: &mut String, title: &str, found: &[Diagnostic], index: &LineIndex) {
+    if found.is_empty() {
+        return;
+    }
+    writeln!(out, "{title}").unwrap();
+    for d in found {
+        let rule = d.rule.as_deref().unwrap_or("error");
+        let help = d.help.as_ref().map(|h| format!(" ({h})")).unwrap_or_default();
+        writeln!(out, "  {}:{} {rule}: {}{help}", index.line(d.span.start), index.column(d.span.start), d.message)
+            .unwrap();
+    }
+}
+
+/// `Spanned { value: "x", span: … }` as `"x"`.
+fn without_spans(text: &str) -> String {
+    let mut text = text.to_owned();
+    while let Some(at) = text.find(", span: Span {") {
+        let end = text[at..].find('}').map_or(text.len(), |e| at + e + 1);
+        text.replace_range(at..end, "");
+    }
+    text.replace("Spanned { value: ", "{ ")
+}
+
+/// Lowers with facts that are made up but always the same.
+fn lower(file: &dockerfile::ast::File) -> Result<dockerfile::lower::Lowered, Vec<Diagnostic>> {
+    let platform = Platform::new("linux", "amd64", "");
+    let mut options = Options::new(platform.clone(), platform);
+    options.session = "session".to_owned();
+    let mut facts = BTreeMap::new();
+    loop {
+        match dockerfile::lower(file, &options, &facts)? {
+            Outcome::Done(lowered) => return Ok(*lowered),
+            Outcome::Needs(needs) => {
+                for need in needs {
+                    let mut config = ImageConfig::default();
+                    config.config.env = vec!["PATH=/bin".to_owned()];
+                    config.config.cmd = Some(vec!["sh".to_owned()]);
+                    let digest = Digest::of(format!("{need:?}").as_bytes());
+                    facts.insert(need, Fact::Image { digest, config: Box::new(config) });
+                }
+            }
+        }
+    }
+}
+
+proptest::proptest! {
+    /// Whatever the text is, reading it ends, and every place lies inside it.
+    #[test]
+    fn nothing_panics(text in "(FROM|RUN|COPY|ENV|ARG|#|<<EOF|EOF|\\\\|\n| |\"|'|\\$\\{|\\}|[a-z=:-]){0,60}") {
+        let (file, errors) = dockerfile::parse(text.as_bytes());
+        for instruction in &file.instructions {
+            proptest::prop_assert!(instruction.span.end as usize <= file.text.len());
+        }
+        for error in &errors {
+            proptest::prop_assert!(error.span.end as usize <= file.text.len().max(3));
+        }
+        let _ = lower(&file);
+        let _ = dockerfile::rules::check(text.as_bytes(), &[]);
+    }
+}
