@@ -100,3 +100,15 @@ fn named_contexts() {
     assert_eq!(std::fs::read_to_string(out.join("x")).unwrap(), "named");
     assert!(out.join("b").exists());
 }
+
+/// The system's own mounts leave nothing in a layer.
+#[test]
+fn a_step_that_changes_nothing_makes_an_empty_layer() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nRUN true\n");
+    kitchen.build(&["-o", "type=cacheonly"]).ok();
+    let layers = std::fs::read_dir(kitchen.root().join("snapshots")).unwrap().map(|e| e.unwrap().path());
+    let newest = layers.max().unwrap();
+    let left: Vec<_> = std::fs::read_dir(newest).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

@@ -77,6 +77,7 @@ impl Exec<'_> {
         let outputs = self.op.mounts.iter().map(|m| m.output).max().unwrap_or(-1);
         let mut results = vec![None; usize::try_from(outputs + 1).unwrap_or(0)];
         for (index, draft) in held.drafts {
+            forget_mount_points(&draft)?;
             let made = draft.commit()?;
             if let Some(slot) = usize::try_from(index).ok().and_then(|i| results.get_mut(i)) {
                 *slot = Some(made);
@@ -238,6 +239,35 @@ impl Exec<'_> {
             store::canvas::set_owner_and_mode(volume, &attributes).doing("set owner and mode of", volume)
         })
     }
+}
+
+/// Folders of the root that the system's own mounts lie in or pass through.
+const SYSTEM: [&str; 4] = ["dev", "etc", "proc", "sys"];
+
+/// Takes out of the layer what is there only because something was mounted: empty folders that the tree beneath has in the
+/// same form, or that nobody but the mount needed.
+fn forget_mount_points(draft: &Draft) -> Result<(), Error> {
+    use std::os::unix::fs::MetadataExt;
+    let lower = store::view::View::of_layers(draft.lower().to_vec());
+    for name in SYSTEM {
+        let folder = draft.upper().join(name);
+        let Ok(data) = std::fs::symlink_metadata(&folder) else { continue };
+        let is_empty = || std::fs::read_dir(&folder).map(|mut entries| entries.next().is_none());
+        if !data.is_dir() || !is_empty().doing("list", &folder)? {
+            continue;
+        }
+        let same = match lower.lookup(&Path::new("/").join(name))? {
+            None => true,
+            Some(node) => {
+                let beneath = (node.mode, node.uid, node.gid);
+                node.kind == store::view::Kind::Dir && beneath == (data.mode() & 0o7777, data.uid(), data.gid())
+            }
+        };
+        if same {
+            std::fs::remove_dir(&folder).doing("remove", &folder)?;
+        }
+    }
+    Ok(())
 }
 
 fn malformed(reason: &str) -> Error {

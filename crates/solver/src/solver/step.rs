@@ -63,7 +63,10 @@ impl Solver {
         }
         let (inputs, requested) = (node.vertex.inputs.clone(), node.vertex.metadata.ignore_cache);
         match self.ask(&inputs, false) {
-            Inputs::Waiting => return false,
+            Inputs::Waiting => {
+                self.ask_ahead(vertex, &inputs);
+                return false;
+            }
             Inputs::Failed => return self.fail_with_input(vertex),
             Inputs::Ready => {}
         }
@@ -81,6 +84,20 @@ impl Solver {
         }
         self.set(vertex, Stage::Compare { asked: false });
         true
+    }
+
+    /// With one input that is a miss it is sure already that content will be looked at: what is hashed for that is made now,
+    /// side by side with the inputs that are still undecided.
+    fn ask_ahead(&mut self, vertex: Digest, inputs: &[Edge]) {
+        let is_miss = |e: &Edge| self.nodes.get(&e.vertex).is_some_and(|n| n.is_miss() && !n.is_source());
+        if !inputs.iter().any(is_miss) {
+            return;
+        }
+        let Some(map) = self.map(vertex) else { return };
+        let decisive = inputs.iter().zip(&map.inputs).filter(|(_, i)| i.content.is_some());
+        let edges: Vec<Edge> = decisive.map(|(edge, _)| *edge).collect();
+        // What fails is seen when it is asked for again.
+        let _ = self.ask(&edges, true);
     }
 
     fn enter_content(&mut self, vertex: Digest) -> bool {
