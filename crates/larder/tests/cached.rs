@@ -114,6 +114,22 @@ fn an_extended_attribute_decides() {
     }
 }
 
+/// A directory of the client's as a base: nothing but its content names it.
+#[test]
+fn a_base_that_is_a_directory_decides_by_its_content() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM files\nWORKDIR /w\nCOPY f /f\n");
+    kitchen.write("f", "x");
+    std::fs::create_dir(kitchen.path("files")).unwrap();
+    let flag = format!("files={}", kitchen.path("files").display());
+    for text in ["one", "two", "one"] {
+        std::fs::write(kitchen.path("files/base"), text).unwrap();
+        let out = kitchen.files(&["--build-context", &flag]);
+        assert_eq!(std::fs::read_to_string(out.join("base")).unwrap(), text);
+        assert!(out.join("f").exists() && out.join("w").is_dir());
+    }
+}
+
 /// What a build gives does not depend on what was cached.
 #[test]
 fn with_and_without_the_cache_it_is_the_same() {

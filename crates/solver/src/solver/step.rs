@@ -230,8 +230,18 @@ impl Solver {
         self.nodes.get(&edge.vertex)?.result(edge.output)
     }
 
+    /// How a step is cached. An input that nothing names but its content (a client's directory) counts with all of it
+    /// where the operation itself would go by its name.
     fn map(&self, vertex: Digest) -> Option<CacheMap> {
-        self.nodes.get(&vertex)?.map.as_ref().ok()?.clone()
+        let node = self.nodes.get(&vertex)?;
+        let mut map = node.map.as_ref().ok()?.clone()?;
+        for (edge, input) in node.vertex.inputs.iter().zip(&mut map.inputs) {
+            let nameless = |n: &Node| n.is_source() && n.is_judged() && n.source_keys.is_empty();
+            if input.content.is_none() && self.nodes.get(&edge.vertex).is_some_and(nameless) {
+                input.content = Some(Vec::new());
+            }
+        }
+        Some(map)
     }
 
     fn set(&mut self, vertex: Digest, stage: Stage) {

@@ -1,1 +1,352 @@
-//! Toy graphs through a simulated driver.
+//! Toy builds on seeded schedules: whatever the order of answers and whatever changed between builds, a build's result is
+//! the one that running everything would have given, and nothing runs twice.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use graph::wire::{self, op};
+use graph::{Edge, Graph, GraphBuilder};
+use oci::{Digest, Platform};
+
+use super::{Effect, Event, Index, Reason, ResultId, Solver, Wanted};
+use crate::cause::HitSource;
+use crate::record::{KeyId, Link};
+
+/// A small generator of numbers that look random (Knuth's MMIX constants).
+struct Seed(u64);
+
+impl Seed {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % n
+    }
+}
+
+struct Record {
+    operation: Digest,
+    inputs: Vec<Digest>,
+    value: Digest,
+    created: u64,
+    keys: Vec<KeyId>,
+}
+
+/// The cache and the world outside: what each source is now.
+#[derive(Default)]
+struct World {
+    links: HashMap<(KeyId, Vec<u8>), Vec<KeyId>>,
+    records: HashMap<Digest, Record>,
+    by_key: HashMap<KeyId, Vec<Digest>>,
+    sources: BTreeMap<String, u64>,
+    clock: u64,
+    ran: Vec<Digest>,
+    hits: Vec<(Digest, HitSource)>,
+    reasons: Vec<Reason>,
+}
+
+impl Index for World {
+    fn children(&self, parent: &KeyId, link: &Link) -> Vec<KeyId> {
+        self.links.get(&(*parent, link.encode())).cloned().unwrap_or_default()
+    }
+
+    fn newest(&self, keys: &[KeyId]) -> Option<(KeyId, Digest)> {
+        let of_key = |key: &KeyId| self.by_key.get(key).into_iter().flatten().map(|id| (*key, *id)).collect::<Vec<_>>();
+        let found = keys.iter().flat_map(of_key).map(|(key, id)| (self.records[&id].created, key, id));
+        found.max().map(|(_, key, id)| (key, id))
+    }
+}
+
+impl World {
+    fn link(&mut self, links: Vec<(KeyId, Link, KeyId)>) {
+        for (parent, link, child) in links {
+            let list = self.links.entry((parent, link.encode())).or_default();
+            if !list.contains(&child) {
+                list.push(child);
+            }
+        }
+    }
+
+    fn source(&self, vertex: &graph::Vertex) -> Digest {
+        let name = vertex.name();
+        Digest::of(format!("{name} {}", self.sources.get(&name).copied().unwrap_or(0)).as_bytes())
+    }
+
+    /// What an operation makes of its inputs. One whose name begins with `same` makes the same of everything.
+    fn made(&self, vertex: &graph::Vertex, inputs: &[Digest]) -> Digest {
+        let name = vertex.name();
+        if name.starts_with("same") {
+            return Digest::of(name.as_bytes());
+        }
+        Digest::of(format!("{name} {inputs:?}").as_bytes())
+    }
+
+    /// The result without any cache.
+    fn evaluate(&self, graph: &Graph, edge: Edge) -> Digest {
+        let vertex = graph.get(&edge.vertex).unwrap();
+        if matches!(vertex.kind(), Some(graph::Kind::Source(_))) {
+            return self.source(vertex);
+        }
+        let inputs: Vec<Digest> = vertex.inputs.iter().map(|e| self.evaluate(graph, *e)).collect();
+        self.made(vertex, &inputs)
+    }
+}
+
+fn add(builder: &mut GraphBuilder, kind: op::Op, inputs: &[Digest], name: &str, ignore_cache: bool) -> Digest {
+    let inputs = inputs.iter().map(|d| wire::Input { digest: d.to_string(), index: 0 }).collect();
+    let mut metadata = wire::OpMetadata { ignore_cache, ..Default::default() };
+    metadata.description.insert("llb.customname".to_owned(), name.to_owned());
+    builder.add(wire::Op { inputs, op: Some(kind), ..Default::default() }, metadata).unwrap()
+}
+
+fn source(name: &str) -> op::Op {
+    op::Op::Source(wire::SourceOp { identifier: name.to_owned(), ..Default::default() })
+}
+
+/// A process on input 0, with read-only mounts of the other inputs: their content decides.
+fn process(name: &str, inputs: usize) -> op::Op {
+    let mount = |i: usize| wire::Mount {
+        input: i as i64,
+        dest: if i == 0 { "/".to_owned() } else { format!("/m{i}") },
+        output: if i == 0 { 0 } else { -1 },
+        readonly: i > 0,
+        ..Default::default()
+    };
+    let meta = wire::Meta { args: vec![name.to_owned()], cwd: "/".to_owned(), ..Default::default() };
+    op::Op::Exec(wire::ExecOp { meta: Some(meta), mounts: (0..inputs).map(mount).collect(), ..Default::default() })
+}
+
+/// A copy of input 1 onto input 0.
+fn copy(name: &str) -> op::Op {
+    let action = wire::FileActionCopy { src: "/".to_owned(), dest: name.to_owned(), mode: -1, ..Default::default() };
+    let action = wire::file_action::Action::Copy(action);
+    let action = wire::FileAction { input: 0, secondary_input: 1, output: 0, action: Some(action) };
+    op::Op::File(wire::FileOp { actions: vec![action] })
+}
+
+/// A graph of `size` operations from a seed. Names stay the same from one change of `variant` to the next, but for one.
+fn toy(seed: u64, size: usize, variant: u64, ignore: Option<usize>) -> (Arc<Graph>, Edge) {
+    let mut random = Seed(seed);
+    let mut builder = GraphBuilder::default();
+    let mut all = Vec::new();
+    for name in ["docker-image://base", "docker-image://other", "local://context", "local://docs"] {
+        all.push(add(&mut builder, source(name), &[], name, false));
+    }
+    let edited = random.below(size);
+    for i in 0..size {
+        let inputs: Vec<Digest> = (0..=random.below(2)).map(|_| all[random.below(all.len())]).collect();
+        let kind = random.below(4);
+        let text = if i == edited { format!("{i} edit {}", variant % 3) } else { format!("{i}") };
+        let name = if kind == 0 { format!("same {i}") } else { format!("step {text}") };
+        // The name alone tells steps apart, so that a renamed `same` step is another operation with the same result.
+        let (op, inputs) = match kind {
+            1 => (copy(&name), vec![inputs[0], inputs[inputs.len() - 1]]),
+            _ => {
+                let argument = format!("{name} {}", if i == edited { variant % 3 } else { 0 });
+                let mut distinct = inputs;
+                distinct.dedup();
+                (process(&argument, distinct.len()), distinct)
+            }
+        };
+        all.push(add(&mut builder, op, &inputs, &name, ignore == Some(i)));
+    }
+    let head = Edge { vertex: *all.last().unwrap(), output: 0 };
+    let graph = builder.finish(Some(head), None);
+    (Arc::new(graph.below(head)), head)
+}
+
+fn hold(values: &mut HashMap<ResultId, Digest>, value: Digest) -> ResultId {
+    let id = ResultId(values.len() as u64 + 1);
+    values.insert(id, value);
+    id
+}
+
+/// Runs builds side by side until all are done; returns what each gave.
+fn run(
+    world: &mut World,
+    solver: &mut Solver,
+    builds: &[(Arc<Graph>, Edge)],
+    seed: u64,
+) -> Vec<Result<Digest, String>> {
+    let mut random = Seed(seed);
+    let mut values: HashMap<ResultId, Digest> = HashMap::new();
+    let mut open: Vec<Effect> = Vec::new();
+    let mut outcomes = vec![None; builds.len()];
+    let mut running: HashSet<Digest> = HashSet::new();
+    for (i, (graph, head)) in builds.iter().enumerate() {
+        let wanted = vec![Wanted { edge: *head, result: true }];
+        open.extend(solver.step(Event::Build { build: i as u64, graph: graph.clone(), wanted }, world));
+    }
+    let vertex = |digest: &Digest| builds.iter().find_map(|(g, _)| g.get(digest).cloned()).unwrap();
+    let mut steps = 0;
+    while !open.is_empty() {
+        steps += 1;
+        assert!(steps < 100_000, "it does not end");
+        let effect = open.swap_remove(random.below(open.len()));
+        let event = match effect {
+            Effect::Key { vertex: v } => {
+                let vertex = vertex(&v);
+                let keys = if vertex.name().starts_with("local") { vec![] } else { vec![world.source(&vertex)] };
+                Event::Keyed { vertex: v, keys: Ok(keys) }
+            }
+            Effect::Hash { vertex, input, result } => {
+                let content = Digest::of(format!("content {}", values[&result]).as_bytes());
+                Event::Hashed { vertex, input, content: Ok(content) }
+            }
+            Effect::Compare { vertex, operation, inputs } => {
+                let inputs: Vec<Digest> = inputs.iter().map(|i| values[i]).collect();
+                let same = world.records.iter().find(|(_, r)| r.operation == operation && r.inputs == inputs);
+                Event::Compared { vertex, found: same.map(|(id, r)| (r.keys[0], *id)) }
+            }
+            Effect::Load { vertex, record } => {
+                let value = world.records[&record].value;
+                Event::Loaded { vertex, results: Ok(vec![hold(&mut values, value)]) }
+            }
+            Effect::Run { vertex: v, inputs, reason, save, .. } => {
+                assert!(running.insert(v), "{} runs twice", vertex(&v).name());
+                let vertex = vertex(&v);
+                let inputs: Vec<Digest> = inputs.iter().map(|i| values[i]).collect();
+                let value = if save.is_some() { world.made(&vertex, &inputs) } else { world.source(&vertex) };
+                if let Some(save) = save {
+                    world.clock += 1;
+                    world.ran.push(v);
+                    world.reasons.push(reason);
+                    world.link(save.links);
+                    let id = Digest::of(format!("record {}", world.clock).as_bytes());
+                    let record =
+                        Record { operation: save.operation, inputs, value, created: world.clock, keys: save.keys };
+                    record.keys.iter().for_each(|key| world.by_key.entry(*key).or_default().push(id));
+                    world.records.insert(id, record);
+                }
+                Event::Ran { vertex: v, results: Ok(vec![hold(&mut values, value)]) }
+            }
+            Effect::Hit { vertex, source, record, renew, .. } => {
+                world.hits.push((vertex, source));
+                world.clock += 1;
+                if let Some(record) = record.filter(|_| renew).and_then(|r| world.records.get_mut(&r)) {
+                    record.created = world.clock;
+                }
+                continue;
+            }
+            Effect::Link { links } => {
+                world.link(links);
+                continue;
+            }
+            Effect::Abort { .. } => continue,
+            Effect::Done { build, results } => {
+                outcomes[build as usize] = Some(Ok(values[&results[0].unwrap()]));
+                continue;
+            }
+            Effect::Failed { build, error, .. } => {
+                outcomes[build as usize] = Some(Err(error));
+                continue;
+            }
+        };
+        open.extend(solver.step(event, world));
+    }
+    assert!(solver.is_empty(), "{} steps are left", solver.len());
+    outcomes.into_iter().map(|o| o.expect("every build ends")).collect()
+}
+
+fn solver() -> Solver {
+    Solver::new(Platform::new("linux", "amd64", ""))
+}
+
+/// Builds on one cache, with sources and one instruction changing back and forth, give what no cache would have given.
+#[test]
+fn no_schedule_and_no_history_gives_a_wrong_hit() {
+    for seed in 0..400 {
+        let mut random = Seed(seed);
+        let mut world = World::default();
+        let size = 3 + random.below(12);
+        for round in 0..8 {
+            for name in ["docker-image://base", "local://context", "local://docs"] {
+                if random.below(3) == 0 {
+                    world.sources.insert(name.to_owned(), random.below(3) as u64);
+                }
+            }
+            let ignore = (random.below(5) == 0).then(|| random.below(size));
+            let (graph, head) = toy(seed, size, random.below(3) as u64, ignore);
+            let expected = world.evaluate(&graph, head);
+            let got = run(&mut world, &mut solver(), &[(graph, head)], seed * 31 + round);
+            assert_eq!(got, [Ok(expected)], "seed {seed}, round {round}");
+        }
+    }
+}
+
+/// The same build again is hits only.
+#[test]
+fn the_second_time_nothing_runs() {
+    for seed in 0..200 {
+        let mut world = World::default();
+        let (graph, head) = toy(seed, 10, 0, None);
+        run(&mut world, &mut solver(), &[(graph.clone(), head)], seed);
+        world.ran.clear();
+        run(&mut world, &mut solver(), &[(graph, head)], seed + 1);
+        assert!(world.ran.is_empty(), "seed {seed}: {} ran", world.ran.len());
+    }
+}
+
+/// Builds that want the same steps at the same time share them.
+#[test]
+fn two_builds_run_a_shared_step_once() {
+    for seed in 0..300 {
+        let mut world = World::default();
+        let both = [toy(seed, 8, 0, None), toy(seed, 8, 1, None)];
+        let expected: Vec<_> = both.iter().map(|(g, h)| Ok(world.evaluate(g, *h))).collect();
+        // `run` asserts that no step runs twice.
+        assert_eq!(run(&mut world, &mut solver(), &both, seed), expected, "seed {seed}");
+    }
+}
+
+/// A step that is asked to run again does, and says that it was asked.
+#[test]
+fn asked_for_runs_although_it_is_cached() {
+    let mut world = World::default();
+    let (graph, head) = toy(7, 1, 0, None);
+    run(&mut world, &mut solver(), &[(graph, head)], 1);
+    let (graph, head) = toy(7, 1, 0, Some(0));
+    world.ran.clear();
+    world.reasons.clear();
+    run(&mut world, &mut solver(), &[(graph, head)], 2);
+    assert_eq!(world.reasons, [Reason::Requested]);
+}
+
+/// A cancelled build leaves nothing behind in the solver, whenever it is cancelled.
+#[test]
+fn a_cancelled_build_is_forgotten() {
+    for seed in 0..200 {
+        let mut random = Seed(seed);
+        let world = World::default();
+        let (graph, head) = toy(seed, 8, 0, None);
+        let mut solver = solver();
+        let wanted = vec![Wanted { edge: head, result: true }];
+        let mut open = solver.step(Event::Build { build: 1, graph: graph.clone(), wanted }, &world);
+        for _ in 0..random.below(6) {
+            let Some(Effect::Key { vertex }) = open.pop() else { break };
+            let keys = Ok(vec![world.source(graph.get(&vertex).unwrap())]);
+            open.extend(solver.step(Event::Keyed { vertex, keys }, &world));
+        }
+        solver.step(Event::Cancel { build: 1 }, &world);
+        assert!(solver.is_empty(), "seed {seed}");
+    }
+}
+
+/// Large graphs are no problem: 5,000 steps in a row and side by side.
+#[test]
+fn five_thousand_steps() {
+    let mut world = World::default();
+    let (graph, head) = toy(3, 5_000, 0, None);
+    let expected = graph.len();
+    run(&mut world, &mut solver(), &[(graph, head)], 3);
+    assert!(world.ran.len() <= expected);
+    let mut builder = GraphBuilder::default();
+    let mut last = add(&mut builder, source("docker-image://base"), &[], "docker-image://base", false);
+    for i in 0..5_000 {
+        last = add(&mut builder, process(&i.to_string(), 1), &[last], &i.to_string(), false);
+    }
+    let head = Edge { vertex: last, output: 0 };
+    let graph = Arc::new(builder.finish(Some(head), None));
+    let mut world = World::default();
+    let got = run(&mut world, &mut solver(), &[(graph, head)], 4);
+    assert!(got[0].is_ok());
+    assert_eq!(world.ran.len(), 5_000);
+}
