@@ -1,4 +1,5 @@
-"""Workloads, timed side by side: medians of several rounds, each round on the same files. Prints one table."""
+"""Workloads, timed one tool after the other: medians of several rounds, but for the first COPY and the archives, which
+are timed once. Run it on an idle machine. "One source file changed" includes the commands' own time. Prints one table."""
 
 import argparse
 import os
@@ -216,7 +217,7 @@ def main():
     for row in columns[0]:
         values = [column[row] for column in columns]
         line = f"{row:52}" + "".join(f"{value:12.3f}" for value in values)
-        print(line + (f"{values[1] / values[0]:11.1f}x" if len(values) > 1 else ""))
+        print(line + (f"{values[1] / values[0]:11.2f}x" if len(values) > 1 else ""))
 
 
 main()

@@ -149,12 +149,21 @@ pub struct Solver {
     builds: BTreeMap<Build, Order>,
     queue: VecDeque<Digest>,
     effects: Vec<Effect>,
+    /// Some step has failed since it was last looked for which builds that ends.
+    failed: bool,
 }
 
 impl Solver {
     /// No builds yet. `host`: platform of operations that name none.
     pub fn new(host: Platform) -> Solver {
-        Solver { host, nodes: HashMap::new(), builds: BTreeMap::new(), queue: VecDeque::new(), effects: Vec::new() }
+        Solver {
+            host,
+            nodes: HashMap::new(),
+            builds: BTreeMap::new(),
+            queue: VecDeque::new(),
+            effects: Vec::new(),
+            failed: false,
+        }
     }
 
     /// Takes an event and says what is to be done. An event for a step that is gone (aborted meanwhile) does nothing.
@@ -211,6 +220,7 @@ impl Solver {
             let known = self.nodes.contains_key(&vertex.digest);
             let node = self.nodes.entry(vertex.digest).or_insert_with(|| Node::new(vertex.clone(), &self.host));
             node.builds.insert(build);
+            self.failed |= node.error().is_some();
             if known {
                 self.effects.extend(node.joined(build));
             }
@@ -229,6 +239,7 @@ impl Solver {
     fn answered(&mut self, vertex: Digest, take: impl FnOnce(&mut Node)) {
         if let Some(node) = self.nodes.get_mut(&vertex) {
             take(node);
+            self.failed |= node.error().is_some();
             self.queue.push_back(vertex);
         }
     }
@@ -237,7 +248,8 @@ impl Solver {
     fn settle(&mut self) {
         let mut over = Vec::new();
         for (build, order) in &self.builds {
-            let failed = order.graph.vertices().find_map(|v| {
+            // A look at every step, so only when there is something to find.
+            let failed = order.graph.vertices().take_while(|_| self.failed).find_map(|v| {
                 let node = self.nodes.get(&v.digest).filter(|n| n.builds.contains(build))?;
                 node.error().map(|error| (v.digest, error))
             });
@@ -251,6 +263,7 @@ impl Solver {
                 over.push((*build, Effect::Done { build: *build, results }));
             }
         }
+        self.failed = false;
         for (build, effect) in over {
             self.report_unneeded(build);
             self.forget(build);

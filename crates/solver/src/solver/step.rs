@@ -264,6 +264,7 @@ impl Solver {
         };
         if let Some(node) = self.nodes.get_mut(&vertex) {
             node.fail(error, own);
+            self.failed |= own;
         }
         true
     }
