@@ -55,8 +55,8 @@ class Larder:
 
     def build(self, context, *flags, output=None):
         args = ["build", "--progress", "quiet", *flags]
-        if output:
-            args += ["-o", output]
+        # As BuildKit without an output: the result stays in the cache, and no layer is packed.
+        args += ["-o", output or "type=cacheonly"]
         self.run(*args, context)
 
     def no_cache(self, context):

@@ -24,3 +24,49 @@ fn what_is_pushed_is_built_on() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("team/none"), "{}", ran.stderr);
 }
+
+/// Serves one text to whoever asks, and counts them.
+fn serve(text: &'static str) -> (u16, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = asked.clone();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).unwrap();
+            count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len());
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    (port, asked)
+}
+
+#[test]
+fn files_from_the_web() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let (port, asked) = serve("from the web");
+    kitchen.write(
+        "Dockerfile",
+        &format!("FROM scratch\nADD --chmod=640 http://127.0.0.1:{port}/dir/file.txt?x=1 /got/\n"),
+    );
+    let out = kitchen.files(&[]);
+    assert_eq!(std::fs::read_to_string(out.join("got/file.txt")).unwrap(), "from the web");
+    assert_eq!(kitchen.build(&[]).ok().missed(), 0);
+    let checksum = oci::Digest::of(b"from the web");
+    let with = |sum: &oci::Digest| format!("FROM scratch\nADD --checksum={sum} http://127.0.0.1:{port}/file /file\n");
+    kitchen.write("Dockerfile", &with(&checksum));
+    let before = asked.load(std::sync::atomic::Ordering::SeqCst);
+    let out = kitchen.files(&[]);
+    assert_eq!(std::fs::read_to_string(out.join("file")).unwrap(), "from the web");
+    assert_eq!(asked.load(std::sync::atomic::Ordering::SeqCst), before, "the blob of that checksum is here already");
+    kitchen.write("Dockerfile", &with(&oci::Digest::of(b"something else")));
+    let wrong = kitchen.build(&[]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.stderr.contains("expected the bytes of"), "{}", wrong.stderr);
+}

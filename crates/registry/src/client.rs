@@ -110,7 +110,7 @@ impl Client {
         mirrors.into_iter().chain([reference.domain.clone()]).collect()
     }
 
-    fn http(&self) -> Result<&reqwest::Client, Error> {
+    pub(crate) fn http(&self) -> Result<&reqwest::Client, Error> {
         if let Some(http) = self.http.get() {
             return Ok(http);
         }

@@ -4,10 +4,12 @@
 mod auth;
 mod client;
 pub mod docker_config;
+mod download;
 mod push;
 
 pub use auth::Login;
 pub use client::Client;
+pub use download::Download;
 
 /// Why a registry could not be used.
 #[derive(Debug, thiserror::Error)]
