@@ -2,7 +2,7 @@
 //! own form (directories copied up, whiteouts), what is read is upper and lower together.
 //! It never writes to a lower layer, and follows no symlink out of the tree.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -53,6 +53,8 @@ pub struct Canvas {
     merged: View,
     /// Directories that are in the upper, with the time that each gets at the end.
     up: HashMap<PathBuf, Timespec>,
+    /// Directories that were made here: nothing lies beneath them, so the upper alone says what is in them.
+    made: HashSet<PathBuf>,
 }
 
 impl Canvas {
@@ -62,7 +64,7 @@ impl Canvas {
         let lower = View::of_layers(draft.lower().to_vec());
         let layers = std::iter::once(upper.clone()).chain(draft.lower().iter().cloned());
         let merged = View::of_layers(layers.collect());
-        let mut canvas = Canvas { upper, lower, merged, up: HashMap::new() };
+        let mut canvas = Canvas { upper, lower, merged, up: HashMap::new(), made: HashSet::new() };
         let root = match canvas.lower.lookup(Path::new("/"))? {
             Some(node) if !draft.lower().is_empty() => Attributes::of(&node),
             _ => Attributes::made(0o755, None, None),
@@ -88,7 +90,10 @@ impl Canvas {
 
     /// What is at `path`, without following a symlink at its end.
     pub fn look(&self, path: &Path) -> Result<Option<Node>> {
-        self.merged.lookup(path)
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) if self.made.contains(parent) => Node::there(name, self.place(path)),
+            _ => self.merged.lookup(path),
+        }
     }
 
     /// Brings an existing directory, and those above it, into the upper.
@@ -136,6 +141,7 @@ impl Canvas {
         if hides {
             set_opaque(&place).doing("make", path)?;
         }
+        self.made.insert(path.to_owned());
         self.dress(path, attributes)
     }
 
@@ -163,6 +169,7 @@ impl Canvas {
             Err(_) => {}
         }
         self.up.retain(|dir, _| !dir.starts_with(path));
+        self.made.retain(|dir| !dir.starts_with(path));
         if self.lower.lookup(path)?.is_some() {
             whiteout(&place).doing("remove", path)?;
         }

@@ -73,6 +73,17 @@ impl Node {
         Node::read(name, source, &data)
     }
 
+    /// The same, where there may be nothing.
+    pub(crate) fn there(name: &OsStr, source: PathBuf) -> Result<Option<Node>> {
+        match fs::symlink_metadata(&source) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            data => {
+                let data = data.doing("look at", &source)?;
+                if is_whiteout(&data) { Ok(None) } else { Node::read(name, source, &data).map(Some) }
+            }
+        }
+    }
+
     fn read(name: &OsStr, source: PathBuf, data: &Metadata) -> Result<Node> {
         let kind = Kind::of(data.file_type());
         let link = if kind == Kind::Link {
