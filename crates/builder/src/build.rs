@@ -1,16 +1,22 @@
 //! One build from its request to its response, whoever asks: `larder build` in this process, a client over gRPC.
-//! A request is what BuildKit's Solve takes: frontend attributes, outputs. Everything else is asked of the session.
+//! [`build`] does it in one go; a client that drives its build itself takes the phases of [`Build`] one by one.
+//! Everything that is not in the request is asked of the session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use graph::Graph;
+use oci::{Digest, Platform, Reference};
 use solver::Cause;
+use store::view::View;
 
-use crate::driver::Order;
+use crate::driver::{Held, Order};
+use crate::exporters::Built;
 use crate::frontends::Target;
 use crate::frontends::dockerfile::Frontend;
 use crate::history::Keeper;
-use crate::{Engine, Error, Events, Live, exporters, session};
+use crate::sources::image::{self, ResolveMode, Resolved};
+use crate::{Engine, Error, Events, Live, Work, exporters, session};
 
 /// What is wanted.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +35,8 @@ pub struct Request {
     pub fail_on_miss: Option<Vec<String>>,
     /// Granted to the build: `network.host`, `security.insecure`.
     pub entitlements: Vec<String>,
+    /// A client's question rather than a build: it leaves no history.
+    pub internal: bool,
 }
 
 /// What became of it.
@@ -53,67 +61,137 @@ pub struct Faulty {
     pub diagnostics: Vec<dockerfile::Diagnostic>,
 }
 
-/// Builds. Writes the build's history itself (see [`crate::history`]).
+/// A build that goes on. Its history is written by [`Build::finish`]; a build dropped before leaves none.
+pub struct Build {
+    engine: Arc<Engine>,
+    session: session::Shared,
+    events: Events,
+    request: Request,
+    keeper: Option<Keeper>,
+    started: u64,
+}
+
+/// Builds in one go.
 pub async fn build(
     engine: &Arc<Engine>,
     session: session::Shared,
     events: Events,
     request: Request,
 ) -> Result<Response, Error> {
-    let identity = match session.directory("context", &session::Filter::default()).await {
-        Ok(directory) => directory.identity,
-        Err(_) => request.attributes.get("context").cloned().unwrap_or_default(),
-    };
-    let keeper = Keeper::begin(&engine.store, &request, &identity)?;
-    let events = keeper.listen(events);
-    let outcome = run(engine, &session, &events, &request, &identity).await;
-    keeper.finish(&engine.store, &outcome)?;
-    engine.store.flush()?;
+    let build = Build::begin(engine, session, events, request)?;
+    let outcome = build.run().await;
+    build.finish(&outcome)?;
     outcome
 }
 
-async fn run(
-    engine: &Arc<Engine>,
-    session: &session::Shared,
-    events: &Events,
-    request: &Request,
-    identity: &str,
-) -> Result<Response, Error> {
-    let frontend = Frontend { engine, session, events, request };
-    let targets = frontend.targets().await?;
-    for target in &targets {
-        refuse(&target.lowered.graph, &request.entitlements)?;
+impl Build {
+    /// Starts a build and its history.
+    pub fn begin(
+        engine: &Arc<Engine>,
+        session: session::Shared,
+        events: Events,
+        request: Request,
+    ) -> Result<Build, Error> {
+        let begin = || Keeper::begin(&engine.store, &request, &session.project());
+        let keeper = if request.internal { None } else { Some(begin()?) };
+        let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));
+        Ok(Build { engine: engine.clone(), session, events, request, keeper, started: crate::event::now_millis() })
     }
-    let built = targets.into_iter().map(|target| async {
-        let Target { platform, lowered } = target;
-        let result = match lowered.graph.head {
-            None => Live::Scratch,
-            Some(head) => {
-                let order = Order {
-                    graph: Arc::new(lowered.graph.below(head)),
-                    wanted: vec![head],
-                    session: session.clone(),
-                    events: events.clone(),
-                    id: request.id.clone(),
-                    project: identity.to_owned(),
-                    target: request.attributes.get("target").cloned().unwrap_or_default(),
-                    fail_on_miss: request.fail_on_miss.clone(),
-                };
-                let results = engine.driver.build(order).await?;
-                results.into_iter().next().unwrap_or(Live::Scratch)
-            }
+
+    /// What is wanted.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// When it began, milliseconds since 1970.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Where the build tells what happens.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// The Dockerfile frontend with its attributes, then everything up to the outputs.
+    pub async fn run(&self) -> Result<Response, Error> {
+        let targets = self.dockerfile(&self.request.attributes).await?;
+        let built = targets.into_iter().map(|target| async {
+            let result = self.evaluate(&Arc::new(target.lowered.graph)).await?;
+            Ok::<_, Error>(Built { platform: target.platform, result, config: Some(target.lowered.config) })
+        });
+        let built = futures_util::future::try_join_all(built).await?;
+        self.export(&built).await
+    }
+
+    /// Graphs of the client's Dockerfile, one a platform. Nothing of them is run yet.
+    pub async fn dockerfile(&self, attributes: &BTreeMap<String, String>) -> Result<Vec<Target>, Error> {
+        let (engine, session, events) = (&self.engine, &self.session, &self.events);
+        Frontend { engine, session, events, id: &self.request.id, attributes }.targets().await
+    }
+
+    /// The result of a graph's head, whatever it takes.
+    pub async fn evaluate(&self, graph: &Arc<Graph>) -> Result<Held, Error> {
+        let Some(head) = graph.head else { return Ok(Held::scratch()) };
+        refuse(graph, &self.request.entitlements)?;
+        let order = Order {
+            graph: Arc::new(graph.below(head)),
+            wanted: vec![head],
+            session: self.session.clone(),
+            events: self.events.clone(),
+            id: self.request.id.clone(),
+            project: self.session.project(),
+            target: self.request.attributes.get("target").cloned().unwrap_or_default(),
+            fail_on_miss: self.request.fail_on_miss.clone(),
         };
-        Ok::<_, Error>(exporters::Built { platform, result, config: Some(lowered.config) })
-    });
-    let results = futures_util::future::try_join_all(built).await?;
-    let exporter =
-        exporters::export(engine, session, events, &request.id, &request.outputs, &results, &request.attributes)
-            .await?;
-    Ok(Response { exporter })
+        let results = self.engine.driver.build(order).await?;
+        Ok(results.into_iter().next().unwrap_or_else(Held::scratch))
+    }
+
+    /// Writes every output.
+    pub async fn export(&self, results: &[Built]) -> Result<Response, Error> {
+        let (engine, session, events, request) = (&self.engine, &self.session, &self.events, &self.request);
+        let (id, attributes) = (&request.id, &request.attributes);
+        let written = exporters::export(engine, session, events, id, &request.outputs, results, attributes);
+        Ok(Response { exporter: written.await? })
+    }
+
+    /// What an image reference names now for a platform; `mode` is `default`, `pull` or `local`.
+    pub async fn image(&self, reference: &Reference, platform: &Platform, mode: &str) -> Result<Resolved, Error> {
+        let name = format!("[internal] load metadata for {reference}");
+        let task = self.events.begin(&format!("{reference} {platform}"), &name);
+        let resolved = image::resolve(&self.work(task.step)?, reference, platform, ResolveMode::parse(mode)).await;
+        task.finish(resolved)
+    }
+
+    /// The files of a result, for reading.
+    pub async fn view(&self, result: &Held) -> Result<View, Error> {
+        if let Live::Local(tree) = &result.live {
+            return Ok(tree.scanned.view());
+        }
+        let tree = result.live.snapshot(&self.work(Digest::of(b"view"))?).await?;
+        Ok(match tree {
+            Some(id) => View::of_layers(self.engine.store.snapshots().layers(id)?),
+            None => View::empty(),
+        })
+    }
+
+    fn work(&self, step: Digest) -> Result<Work, Error> {
+        let cancel = sandbox::Cancel::new().map_err(crate::ops::Error::from)?;
+        let (engine, session, events) = (self.engine.clone(), self.session.clone(), self.events.clone());
+        Ok(Work { engine, session, events, step, cancel })
+    }
+
+    /// Ends the build's history. Called twice, the first outcome stays.
+    pub fn finish(&self, outcome: &Result<Response, Error>) -> Result<(), Error> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        keeper.finish(&self.engine.store, outcome)?;
+        Ok(self.engine.store.flush()?)
+    }
 }
 
 /// What a step may only do when the client grants it.
-fn refuse(graph: &graph::Graph, entitlements: &[String]) -> Result<(), Error> {
+fn refuse(graph: &Graph, entitlements: &[String]) -> Result<(), Error> {
     for vertex in graph.vertices() {
         let Some(graph::Kind::Exec(op)) = vertex.kind() else { continue };
         let needed = match (op.network, op.security) {

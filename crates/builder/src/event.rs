@@ -83,6 +83,9 @@ pub struct Warning {
     pub file: String,
     /// Lines from 1: first and last.
     pub lines: Option<(u32, u32)>,
+    /// The file's text, for whoever shows the lines. It is not kept.
+    #[serde(default, skip_serializing)]
+    pub text: String,
 }
 
 /// Where events go. Cheap to clone.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -30,12 +30,14 @@ pub enum Error {
 }
 
 /// A directory of the client's, present on this machine.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Directory {
     /// Where it is. May be the user's own directory: only ever read.
     pub root: PathBuf,
     /// Names the directory between builds, so that its stat index is found again.
     pub identity: String,
+    /// Keeps the directory as it is until this is dropped. A user's own directory has none.
+    pub guard: Option<Arc<dyn Send + Sync>>,
 }
 
 /// Which part of a directory is wanted (LLB's `local.*` attributes).
@@ -47,6 +49,8 @@ pub struct Filter {
     pub exclude: Vec<String>,
     /// Only these paths, with what their symbolic links lead to, when there are any.
     pub follow: Vec<String>,
+    /// What the part is for: parts of one directory that are for different things are kept apart between builds.
+    pub hint: String,
 }
 
 /// User name and secret for a registry; both empty is anonymous. An empty user with a secret is an identity token.
@@ -63,7 +67,15 @@ pub enum Sink {
     /// One stream of bytes (a tar). Closing it is [`Output::finish`].
     Stream(Box<dyn Output>),
     /// A directory on this machine that is the client's, or will be sent to it.
-    Directory(PathBuf),
+    Directory(Box<dyn Folder>),
+}
+
+/// A directory that knows when all was written.
+pub trait Folder: Send {
+    /// Where to write.
+    fn path(&self) -> &Path;
+    /// Everything is written: bring it to the client.
+    fn finish(self: Box<Self>) -> std::io::Result<()>;
 }
 
 /// A stream that knows when all was written.
@@ -82,6 +94,9 @@ pub struct SshSocket {
 
 /// What a client gives to a build. Every method may be called at any time and from any task.
 pub trait Session: Send + Sync {
+    /// Names the client's project between builds: builds of one project are compared with each other.
+    fn project(&self) -> String;
+
     /// The directory that the client offers under `name` (`context`, `dockerfile`, a named context), up to date.
     fn directory<'a>(&'a self, name: &'a str, wanted: &'a Filter) -> BoxFuture<'a, Result<Directory, Error>>;
 

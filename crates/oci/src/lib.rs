@@ -8,6 +8,7 @@ mod manifest;
 pub mod media;
 mod platform;
 mod reference;
+pub mod time;
 
 pub use config::{ContainerConfig, History, ImageConfig, RootFs};
 pub use digest::{Digest, DigestError, Hasher};

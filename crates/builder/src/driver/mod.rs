@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::event::{Events, What};
 use crate::sources::Source;
-use crate::{Engine, Error, Live, Work, session};
+use crate::{Engine, Error, Work, session};
 
 pub use results::Held;
 
@@ -42,7 +42,7 @@ pub struct Order {
 /// A build that is going on.
 struct Going {
     order: Order,
-    done: Option<oneshot::Sender<Result<Vec<Live>, Error>>>,
+    done: Option<oneshot::Sender<Result<Vec<Held>, Error>>>,
     misses: Vec<(String, Cause)>,
 }
 
@@ -52,14 +52,21 @@ struct State {
     builds: BTreeMap<Build, Going>,
     next_build: Build,
     next_result: u64,
-    results: HashMap<ResultId, Held>,
+    results: HashMap<ResultId, Kept>,
     /// What runs for a step now, and which of its tasks' answers still count.
     tasks: HashMap<Digest, (sandbox::Cancel, u64)>,
     next_task: u64,
     sources: HashMap<Digest, Arc<Source>>,
     causes: HashMap<Digest, Cause>,
-    /// Result names that steps were found or stored under, for records of what reads them.
-    names: HashMap<ResultId, String>,
+}
+
+/// A result of a step that some build has.
+struct Kept {
+    held: Held,
+    /// The step it came from.
+    step: Digest,
+    /// The name it was found or stored under, for records of what reads it.
+    name: String,
 }
 
 /// See the module. Cheap to clone.
@@ -77,7 +84,7 @@ impl Driver {
     }
 
     /// Builds what is ordered; dropping the future cancels what nobody else wants.
-    pub async fn build(&self, order: Order) -> Result<Vec<Live>, Error> {
+    pub async fn build(&self, order: Order) -> Result<Vec<Held>, Error> {
         let (done, answer) = oneshot::channel();
         let (graph, wanted) = (order.graph.clone(), order.wanted.clone());
         tell_known(&order);
@@ -141,7 +148,7 @@ impl Driver {
                 }
             }
             Effect::Done { build, results } => {
-                let results = results.iter().flatten().filter_map(|id| state.results.get(id)).map(|h| h.live.clone());
+                let results = results.iter().flatten().filter_map(|id| state.results.get(id)).map(|k| k.held.clone());
                 let results = results.collect();
                 state.end(build, Ok(results));
             }
@@ -250,27 +257,26 @@ impl State {
         }
     }
 
-    fn hold(&mut self, held: Held, name: String) -> ResultId {
+    fn hold(&mut self, held: Held, step: Digest, name: String) -> ResultId {
         self.next_result += 1;
         let id = ResultId(self.next_result);
-        self.results.insert(id, held);
-        self.names.insert(id, name);
+        self.results.insert(id, Kept { held, step, name });
         id
     }
 
-    fn end(&mut self, build: Build, outcome: Result<Vec<Live>, Error>) {
+    /// Ends a build, and lets go of what no other build has.
+    fn end(&mut self, build: Build, outcome: Result<Vec<Held>, Error>) {
         let Some(mut going) = self.builds.remove(&build) else { return };
         if let Some(done) = going.done.take() {
             // Nobody listens any more when the build was dropped.
             let _ = done.send(outcome);
         }
-        if self.builds.is_empty() {
-            self.results.clear();
-            self.names.clear();
-            self.sources.clear();
-            self.causes.clear();
-            self.tasks.clear();
-        }
+        let builds = &self.builds;
+        let needed = |step: &Digest| builds.values().any(|g| g.order.graph.get(step).is_some());
+        self.results.retain(|_, kept| needed(&kept.step));
+        self.sources.retain(|step, _| needed(step));
+        self.causes.retain(|step, _| needed(step));
+        self.tasks.retain(|step, _| needed(step));
     }
 }
 

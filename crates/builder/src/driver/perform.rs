@@ -81,7 +81,7 @@ async fn key(driver: &Driver, work: &Work, vertex: &Vertex) -> Result<Vec<Digest
 
 impl State {
     fn live(&self, id: ResultId) -> Result<Live, Error> {
-        self.results.get(&id).map(|h| h.live.clone()).ok_or(Error::Cancelled)
+        self.results.get(&id).map(|k| k.held.live.clone()).ok_or(Error::Cancelled)
     }
 
     fn lives(&self, ids: &[ResultId]) -> Result<Vec<Live>, Error> {
@@ -177,7 +177,7 @@ async fn load(driver: &Driver, work: &Work, id: Digest) -> Result<Vec<ResultId>,
             return Err(missing(text.clone()));
         }
         let held = Held::new(&work.engine.store, live).map_err(|e| missing(e.to_string()))?;
-        ids.push(driver.lock().hold(held, text.clone()));
+        ids.push(driver.lock().hold(held, work.step, text.clone()));
     }
     Ok(ids)
 }
@@ -207,7 +207,7 @@ async fn bring(driver: &Driver, work: &Work, vertex: &Vertex) -> Result<Vec<Resu
     let live = source.live(work, vertex).await;
     complete(work, live.as_ref().err());
     let held = Held::new(&work.engine.store, live?)?;
-    Ok(vec![driver.lock().hold(held, String::new())])
+    Ok(vec![driver.lock().hold(held, work.step, String::new())])
 }
 
 /// Finds and tells the cause; fails here when the build forbids the run.
@@ -372,11 +372,11 @@ async fn keep(
     let mut ids = Vec::new();
     for (tree, text) in made.iter().zip(&texts) {
         let held = Held::new(store, tree.map_or(Live::Scratch, Live::Snapshot))?;
-        ids.push(driver.lock().hold(held, text.clone()));
+        ids.push(driver.lock().hold(held, work.step, text.clone()));
     }
     let record = {
         let state = driver.lock();
-        let names = inputs.iter().map(|id| state.names.get(id).cloned().unwrap_or_default()).collect();
+        let names = inputs.iter().map(|id| state.results.get(id).map(|k| k.name.clone()).unwrap_or_default()).collect();
         let build = state.builds.values().find(|g| g.order.graph.get(&work.step).is_some());
         Record {
             keys: question.save.keys.clone(),

@@ -1,25 +1,33 @@
-//! Results as records keep them: short texts that name a tree in the store, and back.
+//! Results while they are needed, and as records keep them: short texts that name a tree in the store, and back.
 //! Only what is in the store is ever written into a record.
+
+use std::sync::Arc;
 
 use store::{Lease, Resource, SnapshotId, Store};
 
 use crate::{Error, Live};
 
-/// A result with what keeps it from the collector.
+/// A result with what keeps it from the collector. Clones share the hold.
+#[derive(Clone)]
 pub struct Held {
     /// The result.
     pub live: Live,
-    _lease: Option<Lease>,
+    _lease: Option<Arc<Lease>>,
 }
 
 impl Held {
     /// Holds `live` while it is needed.
     pub fn new(store: &Store, live: Live) -> Result<Held, Error> {
         let lease = match &live {
-            Live::Snapshot(id) => Some(store.leases().hold(Resource::Snapshot(*id))?),
+            Live::Snapshot(id) => Some(Arc::new(store.leases().hold(Resource::Snapshot(*id))?)),
             _ => None,
         };
         Ok(Held { live, _lease: lease })
+    }
+
+    /// The empty tree, which needs no hold.
+    pub fn scratch() -> Held {
+        Held { live: Live::Scratch, _lease: None }
     }
 }
 

@@ -29,8 +29,9 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
             written.map_err(|source| Error::Write { what: "the image".to_owned(), source })
         }
         Sink::Directory(folder) => {
-            let written = layout.directory(&store, &folder);
-            written.map_err(|source| Error::Write { what: folder.display().to_string(), source })
+            let what = folder.path().display().to_string();
+            let written = layout.directory(&store, folder.path()).and_then(|()| folder.finish());
+            written.map_err(|source| Error::Write { what, source })
         }
     })
     .await?;

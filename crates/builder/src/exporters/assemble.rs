@@ -127,7 +127,7 @@ async fn layers(
     options: &Options,
     built: &Built,
 ) -> Result<(Vec<Layer>, Vec<SnapshotId>), crate::Error> {
-    if let (Live::Image(image), false) = (&built.result, options.force) {
+    if let (Live::Image(image), false) = (&built.result.live, options.force) {
         // Its layers pass as they are; nothing is unpacked.
         let mut layers = Vec::new();
         for (descriptor, diff_id) in image.layers() {
@@ -136,7 +136,7 @@ async fn layers(
         }
         return Ok((layers, Vec::new()));
     }
-    let Some(top) = built.result.snapshot(&export.work).await? else { return Ok((Vec::new(), Vec::new())) };
+    let Some(top) = built.result.live.snapshot(&export.work).await? else { return Ok((Vec::new(), Vec::new())) };
     let store = export.work.engine.store.clone();
     let options = options.clone();
     let made = blocking("packed layers", move || {
@@ -186,7 +186,7 @@ fn media_of(mut layer: Descriptor, options: &Options) -> Descriptor {
 /// Fills in what only the exporter knows: diff ids, times, and history for layers that have none.
 fn complete(config: &mut ImageConfig, layers: &[Layer], epoch: Option<i64>) {
     config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id).collect();
-    let text = |seconds: i64| dockerfile::lower::time::rfc3339(seconds);
+    let text = |seconds: i64| oci::time::rfc3339(seconds);
     let time = |layer: &Layer| epoch.or(layer.created.map(|ms| (ms / 1000) as i64)).map(text);
     let history = config.history.get_or_insert_default();
     let mut left = layers.iter();

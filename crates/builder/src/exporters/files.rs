@@ -1,7 +1,7 @@
 //! `type=tar` and `type=local`: the result's files, without an image around them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use store::view::View;
 
@@ -16,7 +16,7 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     let mut views = Vec::new();
     for built in export.results {
         let name = split.then(|| built.platform.to_string().replace('/', "_"));
-        let view = match &built.result {
+        let view = match &built.result.live {
             Live::Local(tree) => tree.scanned.view(),
             live => match live.snapshot(&export.work).await? {
                 Some(id) => View::of_layers(export.work.engine.store.snapshots().layers(id)?),
@@ -27,7 +27,10 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     }
     let clamp = export.epoch;
     blocking("wrote the files", move || match sink {
-        Sink::Directory(folder) => write_directories(&views, folder),
+        Sink::Directory(folder) => {
+            write_directories(&views, folder.path())?;
+            folder.finish().map_err(|source| Error::Write { what: "the files".to_owned(), source })
+        }
         Sink::Stream(mut out) => {
             let [(_, view)] = views.as_slice() else {
                 let what = "one platform: a tar of several is not built yet; use type=local";
@@ -42,9 +45,9 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     Ok(BTreeMap::new())
 }
 
-fn write_directories(views: &[(Option<String>, View)], folder: PathBuf) -> Result<(), Error> {
+fn write_directories(views: &[(Option<String>, View)], folder: &Path) -> Result<(), Error> {
     for (name, view) in views {
-        let folder = name.as_ref().map_or_else(|| folder.clone(), |name| folder.join(name));
+        let folder = name.as_ref().map_or_else(|| folder.to_owned(), |name| folder.join(name));
         store::layer::write_dir(view, &folder)?;
     }
     Ok(())

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use oci::{ImageConfig, Platform};
 
-use crate::{Engine, Events, Live, Work, session};
+use crate::driver::Held;
+use crate::{Engine, Events, Work, session};
 
 /// One `--output`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Built {
     /// Platform of the result.
     pub platform: Platform,
     /// Its files.
-    pub result: Live,
+    pub result: Held,
     /// The image configuration without diff ids, as the frontend made it. Absent for raw graphs.
     pub config: Option<ImageConfig>,
 }

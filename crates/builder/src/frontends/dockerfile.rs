@@ -9,7 +9,7 @@ use dockerfile::{Diagnostic, LineIndex};
 use oci::{Digest, Platform, Reference};
 
 use super::Target;
-use crate::build::{Faulty, Request};
+use crate::build::Faulty;
 use crate::event::{Warning, What};
 use crate::session::{self, Filter};
 use crate::sources::{image, oci_layout};
@@ -23,8 +23,10 @@ pub struct Frontend<'a> {
     pub session: &'a session::Shared,
     /// Where to tell what happens.
     pub events: &'a Events,
-    /// What is wanted.
-    pub request: &'a Request,
+    /// The build's id.
+    pub id: &'a str,
+    /// BuildKit's attributes of the frontend.
+    pub attributes: &'a BTreeMap<String, String>,
 }
 
 /// The Dockerfile as it was read.
@@ -62,7 +64,7 @@ impl Frontend<'_> {
     }
 
     fn attribute(&self, name: &str) -> Option<&str> {
-        self.request.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty())
+        self.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty())
     }
 
     fn platforms(&self, host: &Platform) -> Result<Vec<Platform>, Error> {
@@ -80,12 +82,10 @@ impl Frontend<'_> {
         }
         let filename = self.attribute("filename").unwrap_or("Dockerfile").to_owned();
         let name = format!("[internal] load build definition from {filename}");
-        let task = self.events.begin(&format!("{} {name}", self.request.id), &name);
+        let task = self.events.begin(&format!("{} {name}", self.id), &name);
         let step = task.step;
         let read = async {
-            let follow = vec![filename.clone(), format!("{filename}.dockerignore"), filename.to_lowercase()];
-            let wanted = Filter { follow, ..Filter::default() };
-            let directory = self.session.directory("dockerfile", &wanted).await?;
+            let directory = self.session.directory("dockerfile", &definition_files(&filename)).await?;
             let path = directory.root.join(&filename);
             let lower = directory.root.join(filename.to_lowercase());
             let path = if path.exists() || !lower.exists() { path } else { lower };
@@ -97,9 +97,9 @@ impl Frontend<'_> {
 
     /// The patterns of what the context leaves out.
     async fn ignore(&self, filename: &str) -> Result<Vec<String>, Error> {
-        let task = self.events.begin(&format!("{} ignore", self.request.id), "[internal] load .dockerignore");
+        let task = self.events.begin(&format!("{} ignore", self.id), "[internal] load .dockerignore");
         let read = async {
-            let directory = self.session.directory("dockerfile", &Filter::default()).await?;
+            let directory = self.session.directory("dockerfile", &definition_files(filename)).await?;
             if let Some(text) = optional(&directory.root.join(format!("{filename}.dockerignore")))? {
                 return Ok(text);
             }
@@ -110,7 +110,8 @@ impl Frontend<'_> {
     }
 
     async fn ignore_of(&self, context: &str) -> Result<String, session::Error> {
-        let wanted = Filter { follow: vec![".dockerignore".to_owned()], ..Filter::default() };
+        let wanted =
+            Filter { follow: vec![".dockerignore".to_owned()], hint: ".dockerignore".to_owned(), ..Filter::default() };
         let directory = self.session.directory(context, &wanted).await?;
         Ok(optional(&directory.root.join(".dockerignore"))?.unwrap_or_default())
     }
@@ -125,9 +126,9 @@ impl Frontend<'_> {
         let mut options = Options::new(platform.clone(), host.clone());
         options.filename.clone_from(&definition.filename);
         options.ignore = ignore;
-        options.session.clone_from(&self.request.id);
+        self.id.clone_into(&mut options.session);
         options.target = self.attribute("target").unwrap_or_default().to_owned();
-        for (name, value) in &self.request.attributes {
+        for (name, value) in self.attributes {
             if let Some(arg) = name.strip_prefix("build-arg:") {
                 options.build_args.insert(arg.to_owned(), value.clone());
             } else if let Some(label) = name.strip_prefix("label:") {
@@ -136,7 +137,7 @@ impl Frontend<'_> {
                 options.contexts.insert(context.to_owned(), named(context, value));
             }
         }
-        options.no_cache = match self.request.attributes.get("no-cache").map(String::as_str) {
+        options.no_cache = match self.attributes.get("no-cache").map(String::as_str) {
             None => NoCache::None,
             Some("") => NoCache::All,
             Some(stages) => NoCache::Stages(stages.split(',').map(str::to_owned).collect()),
@@ -194,11 +195,7 @@ impl Frontend<'_> {
                 let name = format!("[internal] load metadata for {reference}");
                 let task = self.events.begin(&format!("{reference} {wanted}"), &name);
                 let parsed = Reference::parse(reference).map_err(|e| Error::Request(e.to_string()))?;
-                let mode = match options.resolve_mode.as_str() {
-                    "pull" => image::ResolveMode::Pull,
-                    "local" => image::ResolveMode::Local,
-                    _ => image::ResolveMode::Default,
-                };
+                let mode = image::ResolveMode::parse(&options.resolve_mode);
                 let work = self.work(task.step)?;
                 let resolved = image::resolve(&work, &parsed, &platform(wanted)?, mode).await;
                 task.finish(resolved)?
@@ -232,10 +229,17 @@ impl Frontend<'_> {
                 url: warning.url.clone().unwrap_or_default(),
                 file: definition.filename.clone(),
                 lines: Some((first, last)),
+                text: String::from_utf8_lossy(&definition.text).into_owned(),
             };
             self.events.tell(What::Warning { step: definition.step, warning });
         }
     }
+}
+
+/// The Dockerfile and what may lie beside it, as BuildKit asks for them.
+fn definition_files(filename: &str) -> Filter {
+    let follow = vec![filename.to_owned(), format!("{filename}.dockerignore"), filename.to_lowercase()];
+    Filter { follow, hint: filename.to_owned(), ..Filter::default() }
 }
 
 fn faulty(definition: &Definition, diagnostics: Vec<Diagnostic>) -> Error {

@@ -22,6 +22,17 @@ pub enum ResolveMode {
     Local,
 }
 
+impl ResolveMode {
+    /// BuildKit's words for it; an unknown one is the default.
+    pub fn parse(text: &str) -> ResolveMode {
+        match text {
+            "pull" => ResolveMode::Pull,
+            "local" => ResolveMode::Local,
+            _ => ResolveMode::Default,
+        }
+    }
+}
+
 /// A reference that was resolved.
 #[derive(Clone, Debug)]
 pub struct Resolved {

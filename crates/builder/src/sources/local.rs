@@ -21,6 +21,8 @@ pub struct Tree {
     /// What is in it.
     pub scanned: Arc<store::tree::Tree>,
     stored: OnceCell<Option<SnapshotId>>,
+    /// The directory stays as it was scanned for as long as somebody reads from it.
+    _guard: Option<Arc<dyn Send + Sync>>,
 }
 
 impl Tree {
@@ -44,8 +46,10 @@ impl Tree {
             include: list("local.includepattern")?,
             exclude: list("local.excludepatterns")?,
             follow: list("local.followpaths")?,
+            hint: op.attrs.get("local.sharedkeyhint").cloned().unwrap_or_default(),
         };
         let directory = work.session.directory(&name, &wanted).await?;
+        let guard = directory.guard.clone();
         let store = work.engine.store.clone();
         let scanned = blocking("scanned the client's directory", move || {
             let filter =
@@ -53,7 +57,7 @@ impl Tree {
             store::tree::Tree::scan(&store, &directory.root, &directory.identity, &filter)
         })
         .await?;
-        Ok(Tree { name, scanned: Arc::new(scanned), stored: OnceCell::new() })
+        Ok(Tree { name, scanned: Arc::new(scanned), stored: OnceCell::new(), _guard: guard })
     }
 
     /// The (filtered) directory as a snapshot, for processes that mount it.

@@ -116,7 +116,7 @@ impl<'a> Lowering<'a> {
                 list.iter().any(|n| n.eq_ignore_ascii_case(&stage.name) || *n == i.to_string()) && !list.is_empty()
             }
         };
-        state.epoch = self.options.epoch.map(super::time::rfc3339);
+        state.epoch = self.options.epoch.map(oci::time::rfc3339);
         self.name_base(i, &mut state);
         state.naming.onbuild = true;
         for trigger in &triggers {

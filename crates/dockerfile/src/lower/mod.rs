@@ -8,7 +8,6 @@ mod run;
 mod settings;
 mod stages;
 mod state;
-pub mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use builder::session::{Error, Output, Sink};
+use builder::session::{Error, Folder, Output, Sink};
 
 /// Where one output goes on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Destination {
             Destination::Directory(path) => {
                 let made = std::fs::create_dir_all(path);
                 made.map_err(|source| Error::Write { path: path.clone(), source })?;
-                Ok(Sink::Directory(path.clone()))
+                Ok(Sink::Directory(Box::new(InPlace(path.clone()))))
             }
             Destination::Standard => Ok(Sink::Stream(Box::new(StandardOutput))),
             Destination::DockerLoad => Ok(Sink::Stream(Box::new(DockerLoad::start()?))),
@@ -88,6 +88,18 @@ impl Drop for WholeFile {
         if let Some(temporary) = &self.temporary {
             let _ = std::fs::remove_file(temporary); // the build failed already: what remains is only litter
         }
+    }
+}
+
+/// A directory that is written where it is to be.
+struct InPlace(PathBuf);
+
+impl Folder for InPlace {
+    fn path(&self) -> &Path {
+        &self.0
+    }
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        Ok(())
     }
 }
 

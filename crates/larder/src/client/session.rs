@@ -29,11 +29,15 @@ pub struct LocalSession {
 }
 
 impl Session for LocalSession {
+    fn project(&self) -> String {
+        self.directories.get("context").map(|root| root.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
     fn directory<'a>(&'a self, name: &'a str, _wanted: &'a Filter) -> BoxFuture<'a, Result<Directory, Error>> {
         Box::pin(async move {
             let root = self.directories.get(name).ok_or_else(|| Error::NoDirectory { name: name.to_owned() })?;
             let identity = root.to_string_lossy().into_owned();
-            Ok(Directory { root: root.clone(), identity })
+            Ok(Directory { root: root.clone(), identity, guard: None })
         })
     }
 

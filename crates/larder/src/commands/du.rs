@@ -36,8 +36,8 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
     if flags.format == "json" {
         for r in &records {
             let line = serde_json::json!({
-                "id": r.id, "parents": r.parents, "createdAt": time::rfc3339(r.created * 1000),
-                "lastUsedAt": r.last_used.map(|t| time::rfc3339(t * 1000)), "usageCount": r.usage_count,
+                "id": r.id, "parents": r.parents, "createdAt": oci::time::rfc3339_micros(r.created * 1000),
+                "lastUsedAt": r.last_used.map(|t| oci::time::rfc3339_micros(t * 1000)), "usageCount": r.usage_count,
                 "description": r.description, "type": r.kind.name(), "shared": r.shared, "size": r.size,
                 "mutable": r.mutable, "inUse": r.in_use, "reclaimable": !r.in_use,
             });
@@ -49,7 +49,7 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
         for r in &records {
             println!("ID:\t\t{}", r.id);
             println!("Parents:\t{}", r.parents.join(","));
-            println!("Created at:\t{}", time::rfc3339(r.created * 1000));
+            println!("Created at:\t{}", oci::time::rfc3339_micros(r.created * 1000));
             println!("Type:\t\t{}\nMutable:\t{}\nShared:\t\t{}", r.kind.name(), r.mutable, r.shared);
             println!("Size:\t\t{}\nDescription:\t{}\nUsage count:\t{}\n", size(r.size), r.description, r.usage_count);
         }

@@ -113,7 +113,7 @@ fn inspect(store: &Store, build: Option<&str>) -> Result<(), Failure> {
     let summary = find(store, build)?;
     println!("Build:     {}", summary.id);
     println!("Context:   {}", summary.project);
-    println!("Started:   {}", time::rfc3339(summary.started * 1000));
+    println!("Started:   {}", oci::time::rfc3339_micros(summary.started * 1000));
     println!("Duration:  {:.3}s", summary.completed.saturating_sub(summary.started) as f64 / 1e3);
     println!("Status:    {}", summary.error.as_deref().unwrap_or("completed"));
     println!("Steps:     {} ({} cached)", summary.steps, summary.cached);

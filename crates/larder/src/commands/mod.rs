@@ -3,6 +3,7 @@
 pub mod build;
 mod check;
 mod completions;
+mod daemon;
 mod du;
 mod explain;
 mod history;
@@ -28,6 +29,7 @@ pub struct Larder {
 enum Verb {
     #[command(visible_alias = "b")]
     Build(Box<build::flags::Flags>),
+    Daemon(daemon::Flags),
     Explain(explain::Flags),
     History(history::Flags),
     Du(du::Flags),
@@ -76,6 +78,7 @@ impl Larder {
         let root = self.root.unwrap_or_else(default_root);
         match self.verb {
             Verb::Build(flags) => build::run(&root, &flags),
+            Verb::Daemon(flags) => daemon::run(&root, &flags),
             Verb::Explain(flags) => explain::run(&root, &flags),
             Verb::History(flags) => history::run(&root, &flags),
             Verb::Du(flags) => du::run(&root, &flags),

@@ -27,7 +27,7 @@ impl<W: Write + Send> Raw<W> {
         }
         for (key, at) in [("started", known.started), ("completed", known.completed)] {
             if let Some(at) = at {
-                vertex[key] = json!(crate::time::rfc3339(at));
+                vertex[key] = json!(oci::time::rfc3339_micros(at));
             }
         }
         if known.cached {
@@ -46,7 +46,7 @@ impl<W: Write + Send> Display for Raw<W> {
         if let What::Known { step, inputs, .. } = &event.what {
             self.inputs.insert(*step, inputs.clone());
         }
-        let time = crate::time::rfc3339(event.at);
+        let time = oci::time::rfc3339_micros(event.at);
         let line = match &event.what {
             What::Known { step, .. } | What::Started { step } | What::Completed { step, .. } => {
                 json!({ "vertexes": [self.vertex(*step)] })

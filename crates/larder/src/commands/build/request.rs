@@ -62,6 +62,7 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         attributes,
         outputs,
         fail_on_miss: flags.fail_on_miss.clone(),
+        internal: false,
         entitlements: flags.allow.clone(),
     };
     Ok(Plan { request, session, check, dockerfile })

@@ -1,6 +1,12 @@
-//! Seconds since 1970 as RFC 3339 text. No clock is read.
+//! Times since 1970 as RFC 3339 text in UTC, as image configurations and BuildKit's clients have them. No clock is read.
 
-/// `2024-01-31T12:00:00Z`.
+/// A time of microseconds since 1970: `2026-11-24T02:00:00.000000Z`.
+pub fn rfc3339_micros(micros: u64) -> String {
+    let seconds = rfc3339(i64::try_from(micros / 1_000_000).unwrap_or(i64::MAX));
+    format!("{}.{:06}Z", seconds.trim_end_matches('Z'), micros % 1_000_000)
+}
+
+/// A time of seconds since 1970: `2024-01-31T12:00:00Z`.
 pub fn rfc3339(seconds: i64) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Howard Hinnant's civil_from_days: eras of 400 years, years that begin in March.
@@ -23,5 +29,6 @@ mod tests {
         assert_eq!(super::rfc3339(0), "1970-01-01T00:00:00Z");
         assert_eq!(super::rfc3339(1_709_208_000), "2024-02-29T12:00:00Z");
         assert_eq!(super::rfc3339(-1), "1969-12-31T23:59:59Z");
+        assert_eq!(super::rfc3339_micros(1_709_210_096_000_001), "2024-02-29T12:34:56.000001Z");
     }
 }

@@ -1,0 +1,133 @@
+//! From what a client wants to a result: a graph as it is, or the Dockerfile frontend with its attributes.
+//! A result is known by id and not made yet.
+
+use std::collections::{BTreeMap, HashMap};
+
+use builder::frontends::Target;
+use graph::{Graph, wire};
+use prost::Message;
+use proto::bridge::{self, Ref, RefMap};
+use proto::pb;
+use proto::refusal::{Detail, status};
+use tonic::{Code, Status};
+
+use crate::jobs::Job;
+use crate::refusal;
+
+/// Abilities of a frontend that a client may insist on.
+const CAPS: [&str; 4] = [
+    "moby.buildkit.frontend.inputs",
+    "moby.buildkit.frontend.subrequests",
+    "moby.buildkit.frontend.contexts",
+    "moby.buildkit.frontend.gitquerystring",
+];
+
+/// What is wanted.
+pub struct Wanted<'a> {
+    /// `dockerfile.v0`, `gateway.v0`, or nothing for a graph.
+    pub frontend: &'a str,
+    /// The graph.
+    pub definition: Option<&'a pb::Definition>,
+    /// The frontend's attributes.
+    pub attributes: &'a BTreeMap<String, String>,
+    /// Graphs that the frontend may name.
+    pub inputs: &'a HashMap<String, pb::Definition>,
+}
+
+/// Finds out what the result is made of.
+pub async fn solve(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
+    match wanted.frontend {
+        "" => {
+            let graph = decode(wanted.definition)?;
+            Ok(bridge::Result {
+                result: Some(bridge::result::Result::Ref(reference(job, graph)?)),
+                ..Default::default()
+            })
+        }
+        "dockerfile.v0" => dockerfile(job, wanted).await,
+        "gateway.v0" => {
+            // The language of `docker/dockerfile` images is built in.
+            let source = wanted.attributes.get("source").map(String::as_str).unwrap_or_default();
+            let name = source.split(['@', ':']).next().unwrap_or_default();
+            if matches!(name.trim_start_matches("docker.io/"), "docker/dockerfile" | "docker/dockerfile-upstream") {
+                return dockerfile(job, wanted).await;
+            }
+            Err(Status::unimplemented(format!("the frontend image {source}: frontends in images are not built yet")))
+        }
+        other => Err(Status::not_found(format!("there is no frontend {other}: expected dockerfile.v0 or gateway.v0"))),
+    }
+}
+
+/// A message as a graph; both are read from the same bytes, so that digests stay.
+pub fn decode(definition: Option<&pb::Definition>) -> Result<Graph, Status> {
+    let bytes = definition.map(pb::Definition::encode_to_vec).unwrap_or_default();
+    let wire = wire::Definition::decode(bytes.as_slice()).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    Graph::decode(&wire).map_err(|e| Status::invalid_argument(e.to_string()))
+}
+
+fn reference(job: &Job, graph: Graph) -> Result<Ref, Status> {
+    let bytes = graph.encode().encode_to_vec();
+    let definition = pb::Definition::decode(bytes.as_slice()).map_err(|e| Status::internal(e.to_string()))?;
+    Ok(Ref { id: job.refs.add(graph), def: Some(definition) })
+}
+
+async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
+    for cap in wanted.attributes.get("frontend.caps").iter().flat_map(|caps| caps.split(',')) {
+        let name = cap.trim_end_matches("+forward");
+        if !name.is_empty() && !CAPS.contains(&name) {
+            let text = format!("the frontend has no {name}");
+            return Err(status(Code::Unimplemented, &text, &[Detail::FrontendCap(name.to_owned())]));
+        }
+    }
+    if let Some(question) = wanted.attributes.get("requestid").filter(|q| !q.is_empty()) {
+        return ask(question);
+    }
+    if let Some(name) = wanted.inputs.keys().next() {
+        return Err(Status::unimplemented(format!("the input {name}: targets that are linked are not built yet")));
+    }
+    let targets = job.build.dockerfile(wanted.attributes).await.map_err(|error| refusal::of(&error, None))?;
+    let several = targets.len() > 1 || wanted.attributes.get("multi-platform").is_some_and(|v| v == "true");
+    let mut result = bridge::Result::default();
+    let mut refs = HashMap::new();
+    let mut platforms = Vec::new();
+    for target in targets {
+        let id = target.platform.to_string();
+        let suffix = if several { format!("/{id}") } else { String::new() };
+        describe(&mut result, &target, &suffix)?;
+        let platform = serde_json::to_value(&target.platform).map_err(|e| Status::internal(e.to_string()))?;
+        platforms.push(serde_json::json!({ "ID": id, "Platform": platform }));
+        refs.insert(id, reference(job, target.lowered.graph)?);
+    }
+    let list = serde_json::json!({ "Platforms": platforms }).to_string();
+    result.metadata.insert("refs.platforms".to_owned(), list.into_bytes());
+    result.result = Some(match (several, refs.len()) {
+        (false, 1) => bridge::result::Result::Ref(refs.into_values().next().unwrap_or_default()),
+        _ => bridge::result::Result::Refs(RefMap { refs }),
+    });
+    Ok(result)
+}
+
+fn describe(result: &mut bridge::Result, target: &Target, suffix: &str) -> Result<(), Status> {
+    let json = |config| serde_json::to_vec(config).map_err(|e| Status::internal(e.to_string()));
+    let config = json(&target.lowered.config)?;
+    result.metadata.insert(format!("containerimage.config{suffix}"), config);
+    if let Some(base) = &target.lowered.base_config {
+        result.metadata.insert(format!("containerimage.base.config{suffix}"), json(base)?);
+    }
+    Ok(())
+}
+
+/// Questions that a frontend answers instead of building (`docker buildx build --call`).
+fn ask(question: &str) -> Result<bridge::Result, Status> {
+    let text = format!("the question {question} is not built yet");
+    Err(status(Code::Unimplemented, &text, &[Detail::Subrequest(question.to_owned())]))
+}
+
+/// The platform of a message.
+pub fn platform(message: Option<&pb::Platform>) -> oci::Platform {
+    message.map_or_else(oci::Platform::host, |p| {
+        let mut platform = oci::Platform::new(&p.os, &p.architecture, &p.variant);
+        platform.os_version.clone_from(&p.os_version);
+        platform
+    })
+}

@@ -1,0 +1,110 @@
+//! `Solve`: one build. Either the request says what to build, or its client drives the build over the bridge and this
+//! call waits for what it returns; then outputs are written. The build ends when this call does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use builder::build::{Build, Request, Response};
+use builder::exporters;
+use proto::control::{SolveRequest, SolveResponse};
+use tonic::Status;
+
+use crate::jobs::{Job, Log};
+use crate::session::Port;
+use crate::{Daemon, bridge, refusal};
+
+/// Builds.
+pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveResponse, Status> {
+    if request.r#ref.is_empty() {
+        return Err(Status::invalid_argument("a build without a reference"));
+    }
+    if let Some(policy) = &request.source_policy
+        && !policy.rules.is_empty()
+    {
+        return Err(Status::unimplemented("source policies are not built yet: larder will not ignore one"));
+    }
+    refuse(daemon, &request.entitlements)?;
+    let client = daemon.sessions.find(&request.session).await?;
+    let wanted = wanted(&request);
+    let elsewhere = wanted
+        .attributes
+        .iter()
+        .filter_map(|(name, value)| name.strip_prefix("local-sessionid:").map(|name| (name.to_owned(), value.clone())));
+    let directories = wanted.outputs.iter().map(is_directory).collect();
+    let port =
+        Port::new(client, daemon.sessions.clone(), daemon.engine.store.clone(), elsewhere.collect(), directories);
+    let log = Log::default();
+    let begun = Build::begin(&daemon.engine, Arc::new(port), log.events(), wanted);
+    let build = begun.map_err(|error| refusal::of(&error, None))?;
+    let (running, returned) = daemon.jobs.begin(&request.r#ref, log, build)?;
+    let job = running.job.clone();
+    let outcome = if request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty()) {
+        match returned.await {
+            Ok(Ok(result)) => bridge::result::export(&job, &result).await,
+            Ok(Err(status)) => Err(status),
+            Err(_) => Err(Status::cancelled("the client ended without a result")),
+        }
+    } else {
+        direct(&job, &request).await
+    };
+    let ended = match &outcome {
+        Ok(response) => Ok(response.clone()),
+        Err(status) => Err(builder::Error::Request(status.message().to_owned())),
+    };
+    job.build.finish(&ended).map_err(|error| refusal::of(&error, None))?;
+    let response = outcome?;
+    Ok(SolveResponse { exporter_response: response.exporter.into_iter().collect() })
+}
+
+fn refuse(daemon: &Daemon, entitlements: &[String]) -> Result<(), Status> {
+    for entitlement in entitlements {
+        if !daemon.allowed.contains(entitlement) {
+            let text = format!(
+                "{entitlement} is not allowed: start the daemon with --allow-insecure-entitlement {entitlement}"
+            );
+            return Err(Status::permission_denied(text));
+        }
+    }
+    Ok(())
+}
+
+/// The request in the builder's words.
+fn wanted(request: &SolveRequest) -> Request {
+    let mut outputs: Vec<exporters::Request> = Vec::new();
+    for exporter in &request.exporters {
+        let attributes = exporter.attrs.clone().into_iter().collect();
+        outputs.push(exporters::Request { kind: exporter.r#type.clone(), attributes });
+    }
+    // Old clients know one output, in fields of its own.
+    if outputs.is_empty() && !request.exporter_deprecated.is_empty() {
+        let attributes = request.exporter_attrs_deprecated.clone().into_iter().collect();
+        outputs.push(exporters::Request { kind: request.exporter_deprecated.clone(), attributes });
+    }
+    Request {
+        id: request.r#ref.clone(),
+        attributes: request.frontend_attrs.clone().into_iter().collect(),
+        outputs,
+        fail_on_miss: None,
+        entitlements: request.entitlements.clone(),
+        internal: request.internal,
+    }
+}
+
+/// Whether an output goes to the client as a directory.
+fn is_directory(output: &exporters::Request) -> bool {
+    output.kind == "local"
+}
+
+/// A request that says itself what to build.
+async fn direct(job: &Arc<Job>, request: &SolveRequest) -> Result<Response, Status> {
+    let attributes: BTreeMap<String, String> = request.frontend_attrs.clone().into_iter().collect();
+    let inputs = &request.frontend_inputs;
+    let wanted = bridge::solve::Wanted {
+        frontend: &request.frontend,
+        definition: request.definition.as_ref(),
+        attributes: &attributes,
+        inputs,
+    };
+    let result = bridge::solve::solve(job, &wanted).await?;
+    bridge::result::export(job, &result).await
+}

@@ -1,0 +1,144 @@
+//! Builds that go on: found by their reference from every call that speaks of them, and for a while after their end.
+//! A job holds what its client refers to by id; it decides nothing.
+
+pub mod log;
+pub mod refs;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use builder::build::Build;
+use proto::bridge;
+use tokio::sync::{Notify, oneshot};
+use tonic::Status;
+
+pub use log::Log;
+pub use refs::Refs;
+
+/// How long `Status` waits for a build that is about to be asked for.
+pub const STATUS_WAIT: Duration = Duration::from_secs(6);
+/// How long the bridge does.
+pub const BRIDGE_WAIT: Duration = Duration::from_secs(3);
+/// How long a build that ended can still be found.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What a client that drives its build itself ends it with.
+pub type Returned = Result<bridge::Result, Status>;
+
+/// One build.
+pub struct Job {
+    /// Its reference, given by the client.
+    pub id: String,
+    /// Everything that happened.
+    pub log: Log,
+    /// The build itself.
+    pub build: Build,
+    /// Results by the ids that the client knows.
+    pub refs: Refs,
+    returned: Mutex<Option<oneshot::Sender<Returned>>>,
+    ended: Notify,
+}
+
+impl Job {
+    /// Ends the client's part of the build. Only the first time counts.
+    pub fn give_back(&self, returned: Returned) {
+        let sender = self.returned.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sender) = sender {
+            let _ = sender.send(returned); // a build that ended already asks no more
+        }
+    }
+
+    /// Ends when the build has.
+    pub async fn over(&self) {
+        let ended = self.ended.notified();
+        if !self.log.is_closed() {
+            ended.await;
+        }
+    }
+}
+
+/// All builds of the daemon.
+#[derive(Clone, Default)]
+pub struct Jobs(Arc<Table>);
+
+#[derive(Default)]
+struct Table {
+    jobs: Mutex<HashMap<String, Arc<Job>>>,
+    changed: Notify,
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Job>>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A job that runs: dropping it ends it, whatever became of it.
+pub struct Running {
+    /// The job.
+    pub job: Arc<Job>,
+    jobs: Jobs,
+}
+
+impl Jobs {
+    /// Adds a build. The receiver gets what its client returns.
+    pub fn begin(&self, id: &str, log: Log, build: Build) -> Result<(Running, oneshot::Receiver<Returned>), Status> {
+        let (send, receive) = oneshot::channel();
+        let refs = Refs::new(id);
+        let returned = Mutex::new(Some(send));
+        let job = Arc::new(Job { id: id.to_owned(), log, build, refs, returned, ended: Notify::new() });
+        let mut jobs = self.0.lock();
+        if jobs.contains_key(id) {
+            return Err(Status::already_exists(format!("there is a build {id} already")));
+        }
+        jobs.insert(id.to_owned(), job.clone());
+        drop(jobs);
+        self.0.changed.notify_waiters();
+        Ok((Running { job, jobs: self.clone() }, receive))
+    }
+
+    /// The build of that reference; waits a while for one that is not there yet.
+    pub async fn find(&self, id: &str, wait: Duration) -> Result<Arc<Job>, Status> {
+        let waiting = async {
+            loop {
+                let changed = self.0.changed.notified();
+                if let Some(job) = self.0.lock().get(id) {
+                    return job.clone();
+                }
+                changed.await;
+            }
+        };
+        let found = tokio::time::timeout(wait, waiting).await;
+        found.map_err(|_| Status::not_found(format!("no such job {id}")))
+    }
+
+    /// Builds that go on now.
+    pub fn active(&self) -> Vec<Arc<Job>> {
+        self.0.lock().values().filter(|job| !job.log.is_closed()).cloned().collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A build that nobody waits for any more ends here; one that finished has written its history already.
+        let gone = self.job.build.finish(&Err(builder::Error::Cancelled));
+        if let Err(error) = gone {
+            let short = format!("the history of this build could not be written: {error}");
+            let step = oci::Digest::of(self.job.id.as_bytes());
+            let warning = builder::event::Warning { short, ..Default::default() };
+            self.job.build.events().tell(builder::event::What::Warning { step, warning });
+        }
+        self.job.refs.clear();
+        self.job.log.close();
+        self.job.ended.notify_waiters();
+        let (jobs, id) = (self.jobs.clone(), self.job.id.clone());
+        let forget = async move {
+            tokio::time::sleep(LINGER).await;
+            jobs.0.lock().remove(&id);
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(forget);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Results that a client was told of by id: graphs, evaluated when somebody needs their files.
+//! An id means something within its build only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use builder::driver::Held;
+use graph::Graph;
+use tokio::sync::OnceCell;
+
+use super::Job;
+
+/// One result.
+#[derive(Clone)]
+pub struct Ref {
+    /// What it is made of.
+    pub graph: Arc<Graph>,
+    result: Arc<OnceCell<Held>>,
+}
+
+impl Ref {
+    /// A result that is not made yet.
+    pub fn new(graph: Arc<Graph>) -> Ref {
+        Ref { graph, result: Arc::default() }
+    }
+
+    /// Makes it, once.
+    pub async fn evaluate(&self, job: &Job) -> Result<Held, builder::Error> {
+        self.result.get_or_try_init(|| job.build.evaluate(&self.graph)).await.cloned()
+    }
+}
+
+/// All results of a build.
+pub struct Refs {
+    prefix: String,
+    known: Mutex<HashMap<String, Ref>>,
+}
+
+impl Refs {
+    /// None yet.
+    pub fn new(build: &str) -> Refs {
+        Refs { prefix: build.to_owned(), known: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Ref>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a result and gives its id; an empty graph has the empty id.
+    pub fn add(&self, graph: Graph) -> String {
+        if graph.head.is_none() {
+            return String::new();
+        }
+        let mut known = self.lock();
+        let id = format!("{}-{}", self.prefix, known.len());
+        known.insert(id.clone(), Ref::new(Arc::new(graph)));
+        id
+    }
+
+    /// The result of an id; the empty id is the empty tree.
+    pub fn get(&self, id: &str) -> Option<Ref> {
+        if id.is_empty() {
+            return Some(Ref::new(Arc::default()));
+        }
+        self.lock().get(id).cloned()
+    }
+
+    /// Lets go of all results.
+    pub fn clear(&self) {
+        self.lock().clear();
+    }
+}

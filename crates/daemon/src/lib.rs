@@ -1,0 +1,39 @@
+//! The daemon: BuildKit's API over gRPC, for `docker buildx` and whatever else speaks it.
+//! It translates and remembers who is connected; what a build is, it leaves to `builder`.
+
+mod bridge;
+mod control;
+mod jobs;
+mod listen;
+mod refusal;
+mod session;
+mod stat;
+mod usage;
+mod workers;
+
+use std::sync::Arc;
+
+use builder::Engine;
+
+pub use listen::{Address, Error, serve};
+
+/// What all connections share.
+#[derive(Clone)]
+pub struct Daemon {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) sessions: session::Sessions,
+    pub(crate) jobs: jobs::Jobs,
+    /// Names the worker: the same over restarts.
+    pub(crate) worker: String,
+    /// Entitlements that builds may be granted.
+    pub(crate) allowed: Vec<String>,
+}
+
+impl Daemon {
+    /// A daemon for an engine. `allowed` are the entitlements that clients may ask for.
+    pub fn new(engine: Arc<Engine>, allowed: Vec<String>) -> Daemon {
+        let worker = oci::Digest::of(engine.store.root().as_os_str().as_encoded_bytes()).hex()[..25].to_owned();
+        let (sessions, jobs) = (session::Sessions::default(), jobs::Jobs::default());
+        Daemon { engine, sessions, jobs, worker, allowed }
+    }
+}

@@ -1,0 +1,64 @@
+//! Builder's errors as BuildKit's clients show them: with the failed step, and the lines of the Dockerfile it stands on.
+
+use builder::Error;
+use builder::build::Faulty;
+use dockerfile::LineIndex;
+use graph::Graph;
+use oci::Digest;
+use prost::Message;
+use proto::pb;
+use proto::refusal::{Detail, status};
+use tonic::{Code, Status};
+
+/// The status of a failed build. `graph` is what was being built, for the place of a failed step.
+pub fn of(error: &Error, graph: Option<&Graph>) -> Status {
+    match error {
+        Error::Dockerfile(faulty) => unreadable(faulty),
+        Error::Step { step, error, .. } => {
+            let place = graph.and_then(|graph| source(graph, step));
+            let details: Vec<_> = place.into_iter().chain([Detail::Vertex(step.to_string())]).collect();
+            status(Code::Unknown, error, &details)
+        }
+        Error::Missed(misses) => {
+            let lines = misses.iter().map(|(name, cause)| format!("{name}: {cause}"));
+            let text = lines.collect::<Vec<_>>().join("; ");
+            status(Code::FailedPrecondition, &format!("{error}: {text}"), &[])
+        }
+        Error::Cancelled => Status::cancelled("context canceled"),
+        Error::Request(text) => status(Code::InvalidArgument, text, &[]),
+        error => status(Code::Unknown, &error.to_string(), &[]),
+    }
+}
+
+fn unreadable(faulty: &Faulty) -> Status {
+    let index = LineIndex::new(&faulty.text);
+    let errors: Vec<_> = faulty.diagnostics.iter().filter(|d| d.is_error()).collect();
+    let info = pb::SourceInfo {
+        filename: faulty.filename.clone(),
+        data: faulty.text.clone().into_bytes(),
+        definition: None,
+        language: "Dockerfile".to_owned(),
+    };
+    let position = |offset: u32| pb::Position { line: index.line(offset) as i32, character: 0 };
+    let ranges = errors.iter().take(1).map(|d| pb::Range {
+        start: Some(position(d.span.start)),
+        end: Some(position(d.span.end.max(d.span.start + 1) - 1)),
+    });
+    let text = errors.first().map_or_else(
+        || format!("{} can't be built", faulty.filename),
+        |d| {
+            let help = d.help.as_ref().map_or_else(String::new, |help| format!(" ({help})"));
+            format!("dockerfile parse error on line {}: {}{help}", index.line(d.span.start), d.message)
+        },
+    );
+    let detail = Detail::Source { info, ranges: ranges.collect() };
+    status(Code::InvalidArgument, &text, &[detail])
+}
+
+/// Where a step stands in the client's file.
+fn source(graph: &Graph, step: &Digest) -> Option<Detail> {
+    let source = pb::Source::decode(graph.source.as_ref()?.encode_to_vec().as_slice()).ok()?;
+    let location = source.locations.get(&step.to_string())?.locations.first()?;
+    let info = source.infos.get(usize::try_from(location.source_index).ok()?)?;
+    Some(Detail::Source { info: info.clone(), ranges: location.ranges.clone() })
+}

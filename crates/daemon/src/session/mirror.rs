@@ -1,0 +1,135 @@
+//! A client's directory on this disk: kept between builds, so that a sync brings only what changed (fsutil's receiver).
+//! A match by size and time is never trusted for a file that may have changed since it was read (git's racy entries).
+
+mod receive;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use builder::session::{Directory, Error, Filter};
+use oci::Digest;
+use proto::files::Packet;
+use proto::filesync::file_sync_client::FileSyncClient;
+use store::{Sharing, Store, Volume, VolumeRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Request;
+use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
+
+use super::{Client, MESSAGE};
+use receive::Receiver;
+
+/// Packets that wait for the thread that writes.
+const WAITING: usize = 256;
+/// A file system's clock may be behind the machine's by so much: nanoseconds.
+const CLOCK_STEP: i64 = 20_000_000;
+
+/// Brings a mirror of the client's directory up to date. It stays as it is until the directory's guard is dropped: a
+/// build that syncs the same directory meanwhile gets a mirror of its own.
+pub async fn sync(store: &Store, client: &Arc<Client>, name: &str, wanted: &Filter) -> Result<Directory, Error> {
+    let volume = take(store, client, name, &wanted.hint).await?;
+    let began = now();
+    let synced = volume.path().join("synced");
+    let last = std::fs::read_to_string(&synced).ok().and_then(|text| text.parse().ok()).unwrap_or(i64::MIN);
+    let root = volume.path().join("tree");
+    transfer(client, name, wanted, &root, last).await?;
+    let write = |source| Error::Write { path: synced.clone(), source };
+    std::fs::write(&synced, (began - CLOCK_STEP).to_string()).map_err(write)?;
+    let identity = root.to_string_lossy().into_owned();
+    Ok(Directory { root, identity, guard: Some(Arc::new(std::sync::Mutex::new(volume))) })
+}
+
+async fn take(store: &Store, client: &Client, name: &str, hint: &str) -> Result<Volume, Error> {
+    let key = if client.shared_key.is_empty() { &client.id } else { &client.shared_key };
+    let id = format!("local:{name}:{hint}:{}", Digest::of(key.as_bytes()).hex());
+    let (store, about) = (store.clone(), format!("local source for {name}"));
+    let taken = tokio::task::spawn_blocking(move || {
+        let request = VolumeRequest { name: &id, seed: None, sharing: Sharing::Private, description: &about };
+        let mut volume = store.volumes().take(&request, &mut || std::ops::ControlFlow::Continue(()))?;
+        volume.filled()?;
+        Ok::<_, store::Error>(volume)
+    });
+    let taken = taken.await.map_err(|_| Error::Gone { what: format!("the directory {name}") })?;
+    taken.map_err(|e| Error::Other(e.to_string()))
+}
+
+async fn transfer(client: &Client, name: &str, wanted: &Filter, root: &Path, last: i64) -> Result<(), Error> {
+    let (ask, asked) = mpsc::unbounded_channel::<Packet>();
+    let mut request = Request::new(UnboundedReceiverStream::new(asked));
+    let metadata = request.metadata_mut();
+    append(metadata, "dir-name", &[name.to_owned()]);
+    append(metadata, "include-patterns", &wanted.include);
+    append(metadata, "exclude-patterns", &wanted.exclude);
+    append(metadata, "followpaths", &wanted.follow);
+    let mut service = FileSyncClient::new(client.channel()).max_decoding_message_size(MESSAGE);
+    let refused = |status: tonic::Status| match status.code() {
+        tonic::Code::NotFound => Error::NoDirectory { name: name.to_owned() },
+        _ => Error::Other(format!("can't sync the client's directory {name}: {}", status.message())),
+    };
+    let mut incoming = service.diff_copy(request).await.map_err(refused)?.into_inner();
+    let (pass, mut packets) = mpsc::channel::<Packet>(WAITING);
+    let root = root.to_owned();
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut receiver = Receiver::new(&root, last, ask)?;
+        while let Some(packet) = packets.blocking_recv() {
+            receiver.take(packet)?;
+        }
+        receiver.finish()
+    });
+    let mut failed = None;
+    loop {
+        match incoming.message().await {
+            Ok(Some(packet)) => {
+                // A receiver that stopped has failed, and says why below.
+                if pass.send(packet).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(status) => {
+                failed = Some(refused(status));
+                break;
+            }
+        }
+    }
+    drop(pass);
+    let written = writing.await.map_err(|_| Error::Gone { what: format!("the directory {name}") })?;
+    match failed {
+        Some(error) => Err(error),
+        None => written.map_err(|e| e.of(name)),
+    }
+}
+
+/// Values as the client reads them: escaped when one of them is not plain ASCII.
+fn append(metadata: &mut MetadataMap, key: &'static str, values: &[String]) {
+    let plain = values.iter().all(|v| v.bytes().all(|b| (0x20..0x7f).contains(&b)));
+    for value in values {
+        let text = if plain { value.clone() } else { escaped(value) };
+        if let Ok(value) = MetadataValue::try_from(text) {
+            metadata.append(key, value);
+        }
+    }
+    let flag = MetadataKey::from_bytes(format!("{key}-encoded").as_bytes());
+    if let (false, Ok(flag)) = (plain, flag) {
+        metadata.insert(flag, MetadataValue::from_static("1"));
+    }
+}
+
+/// URL query escaping.
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, b| {
+        match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(b)),
+            b' ' => out.push('+'),
+            b => out.push_str(&format!("%{b:02X}")),
+        }
+        out
+    })
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
+}

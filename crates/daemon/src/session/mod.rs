@@ -1,0 +1,149 @@
+//! Sessions of clients: who is connected, and which services each offers. The daemon calls the client through them.
+//! A session is found by its id for as long as its stream lives; nothing of it outlives that.
+
+mod agent;
+mod mirror;
+mod port;
+mod send;
+mod tunnel;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use proto::control::BytesMessage;
+use proto::health::HealthCheckRequest;
+use proto::health::health_client::HealthClient;
+use tokio::sync::Notify;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+pub use port::Port;
+
+/// How long a lookup waits for a session that is about to come: clients open it beside their first call.
+const WAIT: Duration = Duration::from_secs(5);
+/// How often a client is asked for its health, and how long the answer may take (BuildKit's times).
+const PAUSE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Largest message either way (BuildKit's limit).
+pub const MESSAGE: usize = 16 << 20;
+
+/// A connected client.
+pub struct Client {
+    /// The session's id.
+    pub id: String,
+    /// The client's key for its directories: the same in every build of one context.
+    pub shared_key: String,
+    /// `/package.Service/Method` in lower case.
+    methods: HashSet<String>,
+    channel: Channel,
+}
+
+impl Client {
+    /// Whether the client offers a method.
+    pub fn offers(&self, method: &str) -> bool {
+        self.methods.contains(&method.to_lowercase())
+    }
+
+    /// The connection, for a service's client.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+}
+
+/// All connected clients.
+#[derive(Clone, Default)]
+pub struct Sessions(Arc<Table>);
+
+#[derive(Default)]
+struct Table {
+    clients: Mutex<HashMap<String, Arc<Client>>>,
+    changed: Notify,
+}
+
+/// Removes a client when its stream ends.
+struct Connected {
+    table: Arc<Table>,
+    id: String,
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.table.lock().remove(&self.id);
+    }
+}
+
+impl Table {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sessions {
+    /// Takes a client in: its stream becomes a connection on which the daemon calls. The answer is the daemon's half.
+    pub fn open(
+        &self,
+        request: Request<Streaming<BytesMessage>>,
+    ) -> Result<ReceiverStream<Result<BytesMessage, Status>>, Status> {
+        let text = |name: &str| value(request.metadata(), name);
+        let id = text("x-docker-expose-session-uuid");
+        if id.is_empty() {
+            return Err(Status::invalid_argument("a session without x-docker-expose-session-uuid"));
+        }
+        let shared_key = text("x-docker-expose-session-sharedkey");
+        let methods = request.metadata().get_all("x-docker-expose-session-grpc-method");
+        let methods = methods.iter().filter_map(|m| m.to_str().ok()).map(str::to_lowercase).collect();
+        let mut clients = self.0.lock();
+        if clients.contains_key(&id) {
+            return Err(Status::already_exists(format!("there is a session {id} already")));
+        }
+        let connected = Connected { table: self.0.clone(), id: id.clone() };
+        let (channel, outgoing) = tunnel::open(request.into_inner(), connected);
+        clients.insert(id.clone(), Arc::new(Client { id: id.clone(), shared_key, methods, channel: channel.clone() }));
+        drop(clients);
+        tokio::spawn(watch(Arc::downgrade(&self.0), id, channel));
+        self.0.changed.notify_waiters();
+        Ok(outgoing)
+    }
+
+    /// The client of a session; waits a while for one that is not there yet.
+    pub async fn find(&self, id: &str) -> Result<Arc<Client>, Status> {
+        let waiting = async {
+            loop {
+                let changed = self.0.changed.notified();
+                if let Some(client) = self.0.lock().get(id) {
+                    return client.clone();
+                }
+                changed.await;
+            }
+        };
+        let found = tokio::time::timeout(WAIT, waiting).await;
+        found.map_err(|_| Status::not_found(format!("there is no session {id}: the client that had it is gone")))
+    }
+}
+
+/// Asks the client for its health now and then, and forgets it when it does not answer twice in a row. The first
+/// question opens the connection: a client expects one even when nothing is asked of it.
+async fn watch(table: Weak<Table>, id: String, channel: Channel) {
+    let mut health = HealthClient::new(channel);
+    let mut failures = 0;
+    while failures < 2 {
+        let asked = tokio::time::timeout(PATIENCE, health.check(HealthCheckRequest::default())).await;
+        failures = if matches!(asked, Ok(Ok(_))) { 0 } else { failures + 1 };
+        tokio::time::sleep(PAUSE).await;
+        let known = table.upgrade().is_some_and(|table| table.lock().contains_key(&id));
+        if !known {
+            return;
+        }
+    }
+    if let Some(table) = table.upgrade() {
+        table.lock().remove(&id);
+    }
+}
+
+/// A metadata value as text, empty when there is none.
+pub fn value(metadata: &MetadataMap, name: &str) -> String {
+    metadata.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,126 @@
+//! `builder::session::Session`, answered by a client over its session.
+//! Nothing is asked of the client before the builder asks, and each directory is synced once a build.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use builder::session::{Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
+use futures_util::future::BoxFuture;
+use proto::filesync::CredentialsRequest;
+use proto::filesync::auth_client::AuthClient;
+use proto::secrets::GetSecretRequest;
+use proto::secrets::secrets_client::SecretsClient;
+use tokio::sync::OnceCell;
+use tonic::Code;
+
+use super::{Client, Sessions, agent, mirror, send};
+
+type Synced = Arc<OnceCell<Directory>>;
+
+/// The client of one build.
+pub struct Port {
+    /// The session that the build was asked for with.
+    pub client: Arc<Client>,
+    /// All sessions: a directory may be another session's.
+    pub sessions: Sessions,
+    /// Where mirrors are kept.
+    pub store: store::Store,
+    /// Sessions of directories that are not the build's own (`local-sessionid:NAME`).
+    pub elsewhere: BTreeMap<String, String>,
+    /// For each output, whether it is a directory.
+    pub directories: Vec<bool>,
+    synced: Mutex<HashMap<(String, Filter), Synced>>,
+}
+
+impl Port {
+    /// The client's side of one build.
+    pub fn new(
+        client: Arc<Client>,
+        sessions: Sessions,
+        store: store::Store,
+        elsewhere: BTreeMap<String, String>,
+        directories: Vec<bool>,
+    ) -> Port {
+        Port { client, sessions, store, elsewhere, directories, synced: Mutex::default() }
+    }
+
+    async fn sync(&self, name: &str, wanted: &Filter) -> Result<Directory, Error> {
+        let client = match self.elsewhere.get(name) {
+            None => self.client.clone(),
+            Some(id) => self.sessions.find(id).await.map_err(|s| Error::Other(s.message().to_owned()))?,
+        };
+        if !client.offers("/moby.filesync.v1.FileSync/DiffCopy") {
+            return Err(Error::NoDirectory { name: name.to_owned() });
+        }
+        mirror::sync(&self.store, &client, name, wanted).await
+    }
+}
+
+impl Session for Port {
+    fn project(&self) -> String {
+        if self.client.shared_key.is_empty() { String::new() } else { self.client.shared_key.clone() }
+    }
+
+    fn directory<'a>(&'a self, name: &'a str, wanted: &'a Filter) -> BoxFuture<'a, Result<Directory, Error>> {
+        Box::pin(async move {
+            let cell = {
+                let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+                synced.entry((name.to_owned(), wanted.clone())).or_default().clone()
+            };
+            cell.get_or_try_init(|| self.sync(name, wanted)).await.cloned()
+        })
+    }
+
+    fn secret<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, Error>> {
+        Box::pin(async move {
+            if !self.client.offers("/moby.buildkit.secrets.v1.Secrets/GetSecret") {
+                return Ok(None);
+            }
+            let request = GetSecretRequest { id: id.to_owned(), annotations: HashMap::new() };
+            match SecretsClient::new(self.client.channel()).get_secret(request).await {
+                Ok(response) => Ok(Some(response.into_inner().data)),
+                Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => Ok(None),
+                Err(status) => Err(Error::Other(format!("can't get the secret {id}: {}", status.message()))),
+            }
+        })
+    }
+
+    fn ssh<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<SshSocket, Error>> {
+        Box::pin(agent::socket(&self.client, id))
+    }
+
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<Credentials>, Error>> {
+        Box::pin(async move {
+            if !self.client.offers("/moby.filesync.v1.Auth/Credentials") {
+                return Ok(None);
+            }
+            let request = CredentialsRequest { host: host.to_owned() };
+            let answer = AuthClient::new(self.client.channel()).credentials(request).await;
+            let answer =
+                answer.map_err(|s| Error::Other(format!("can't get credentials for {host}: {}", s.message())))?;
+            let answer = answer.into_inner();
+            let found = !(answer.username.is_empty() && answer.secret.is_empty());
+            Ok(found.then_some(Credentials { user: answer.username, secret: answer.secret }))
+        })
+    }
+
+    fn output<'a>(
+        &'a self,
+        output: usize,
+        response: &'a BTreeMap<String, String>,
+    ) -> BoxFuture<'a, Result<Sink, Error>> {
+        Box::pin(async move {
+            let directory = self.directories.get(output).copied().ok_or(Error::NoOutput { output })?;
+            send::sink(&self.client, output, directory, response)
+        })
+    }
+
+    fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>> {
+        Box::pin(async move {
+            Err(Error::Other(format!(
+                "the OCI layout {store} of a client over a session: not built yet; push the image to a registry first"
+            )))
+        })
+    }
+}

@@ -1,0 +1,265 @@
+//! Outputs on their way to the client (`FileSend`): one stream of bytes, or a directory as packets.
+//! Exporters write from threads that may block; what they write waits here until the client took it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use builder::session::{Error, Folder, Output, Sink};
+use proto::files::packet::PacketType;
+use proto::files::{Packet, Stat};
+use proto::filesync::file_send_client::FileSendClient;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::{MetadataKey, MetadataValue};
+use tonic::{Request, Status};
+
+use store::view::{Kind, View};
+
+use super::Client;
+use crate::stat;
+
+/// Bytes a message: well under the client's limit of 4 MiB.
+const PIECE: usize = 1 << 20;
+/// Bytes of a file a packet (fsutil's).
+const DATA: usize = 32 << 10;
+/// Path of the method, for both forms.
+const METHOD: &str = "/moby.filesync.v1.FileSend/DiffCopy";
+
+/// The place for output `index`.
+pub fn sink(
+    client: &Arc<Client>,
+    index: usize,
+    directory: bool,
+    response: &BTreeMap<String, String>,
+) -> Result<Sink, Error> {
+    if !client.offers(METHOD) {
+        return Err(Error::NoOutput { output: index });
+    }
+    if directory {
+        let made = tempfile::Builder::new().prefix("larder-output-").tempdir();
+        let folder = made.map_err(|e| Error::Other(format!("can't make a folder for an output: {e}")))?;
+        return Ok(Sink::Directory(Box::new(Outgoing {
+            folder,
+            client: client.clone(),
+            index,
+            handle: Handle::current(),
+        })));
+    }
+    let (send, receive) = mpsc::channel(4);
+    let mut request = Request::new(ReceiverStream::new(receive));
+    describe(&mut request, index, response);
+    let mut service = FileSendClient::new(client.channel());
+    let answer = tokio::spawn(async move {
+        let mut incoming = service.diff_copy(request).await?.into_inner();
+        // The client ends its half when everything is written down on its side.
+        while incoming.message().await?.is_some() {}
+        Ok(())
+    });
+    Ok(Sink::Stream(Box::new(Bytes {
+        send: Some(send),
+        buffer: Vec::new(),
+        answer: Some(answer),
+        handle: Handle::current(),
+    })))
+}
+
+fn describe<T>(request: &mut Request<T>, index: usize, response: &BTreeMap<String, String>) {
+    let metadata = request.metadata_mut();
+    if let Ok(value) = MetadataValue::try_from(index.to_string()) {
+        metadata.insert("buildkit-attachable-exporter-id", value);
+    }
+    for (key, value) in response {
+        // What can't be metadata is not told: it is in the build's response as well.
+        let key = MetadataKey::from_bytes(format!("exporter-md-{key}").to_lowercase().as_bytes());
+        if let (Ok(key), Ok(value)) = (key, MetadataValue::try_from(value.as_str())) {
+            metadata.insert(key, value);
+        }
+    }
+}
+
+type Answer = tokio::task::JoinHandle<Result<(), Status>>;
+
+struct Bytes {
+    send: Option<mpsc::Sender<proto::filesync::BytesMessage>>,
+    buffer: Vec<u8>,
+    answer: Option<Answer>,
+    handle: Handle,
+}
+
+impl Bytes {
+    fn pass(&mut self) -> io::Result<()> {
+        let data = std::mem::take(&mut self.buffer);
+        let sent = self.send.as_ref().map(|s| s.blocking_send(proto::filesync::BytesMessage { data }));
+        match sent {
+            Some(Ok(())) => Ok(()),
+            _ => Err(self.outcome().err().unwrap_or_else(|| io::Error::other("the client takes no more bytes"))),
+        }
+    }
+
+    fn outcome(&mut self) -> io::Result<()> {
+        self.send = None;
+        let Some(answer) = self.answer.take() else { return Ok(()) };
+        let ended = self.handle.block_on(answer);
+        match ended {
+            Ok(Ok(())) => Ok(()),
+            // The client has the output already.
+            Ok(Err(status)) if status.code() == tonic::Code::AlreadyExists => Ok(()),
+            Ok(Err(status)) => Err(io::Error::other(format!("the client: {}", status.message()))),
+            Err(_) => Err(io::Error::other("sending to the client was interrupted")),
+        }
+    }
+}
+
+impl Write for Bytes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let take = bytes.len().min(PIECE - self.buffer.len());
+        self.buffer.extend_from_slice(&bytes[..take]);
+        if self.buffer.len() == PIECE {
+            self.pass()?;
+        }
+        Ok(take)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Output for Bytes {
+    fn finish(mut self: Box<Self>) -> io::Result<()> {
+        if !self.buffer.is_empty() {
+            self.pass()?;
+        }
+        self.outcome()
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        // Dropped before its end: the client must not take half an image for a whole one.
+        if let Some(answer) = self.answer.take() {
+            answer.abort();
+        }
+    }
+}
+
+/// A directory that is sent when it is whole.
+struct Outgoing {
+    folder: tempfile::TempDir,
+    client: Arc<Client>,
+    index: usize,
+    handle: Handle,
+}
+
+impl Folder for Outgoing {
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+    fn finish(self: Box<Self>) -> io::Result<()> {
+        let entries = walk(self.folder.path())?;
+        let (root, handle) = (self.folder.path().to_owned(), self.handle.clone());
+        let sent = handle.block_on(send(self.client.clone(), self.index, root, entries));
+        sent.map_err(|status| io::Error::other(format!("the client: {}", status.message())))
+    }
+}
+
+/// fsutil's sender: all entries first, then the files that the receiver asks for.
+async fn send(client: Arc<Client>, index: usize, root: PathBuf, entries: Vec<Stat>) -> Result<(), Status> {
+    let (out, receive) = mpsc::channel::<Packet>(64);
+    let mut request = Request::new(ReceiverStream::new(receive));
+    describe(&mut request, index, &BTreeMap::new());
+    let mut grpc = tonic::client::Grpc::new(client.channel());
+    grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
+    let gone = |_| Status::unavailable("the session ended");
+    let paths: Vec<String> = entries.iter().map(|e| e.path.clone()).collect();
+    let stats = out.clone();
+    let listing = tokio::spawn(async move {
+        let last = std::iter::once(None);
+        for stat in entries.into_iter().map(Some).chain(last) {
+            let packet = Packet { r#type: PacketType::PacketStat as i32, stat, ..Packet::default() };
+            if stats.send(packet).await.is_err() {
+                break;
+            }
+        }
+    });
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(METHOD);
+    let codec = tonic_prost::ProstCodec::<Packet, Packet>::default();
+    let mut incoming = grpc.streaming(request, path, codec).await?.into_inner();
+    while let Some(packet) = incoming.message().await? {
+        match PacketType::try_from(packet.r#type) {
+            Ok(PacketType::PacketReq) => {
+                let name = paths.get(packet.id as usize);
+                let name =
+                    name.ok_or_else(|| Status::invalid_argument("the client asked for a file that was not offered"))?;
+                let (file, out) = (root.join(name), out.clone());
+                let sent = tokio::task::spawn_blocking(move || send_file(&file, packet.id, &out)).await;
+                sent.map_err(|_| Status::internal("a sending thread ended early"))??;
+            }
+            Ok(PacketType::PacketFin) => {
+                let fin = Packet { r#type: PacketType::PacketFin as i32, ..Packet::default() };
+                out.send(fin).await.map_err(gone)?;
+                break;
+            }
+            Ok(PacketType::PacketErr) => return Err(Status::unknown(String::from_utf8_lossy(&packet.data))),
+            _ => {}
+        }
+    }
+    let _ = listing.await; // it has ended: the receiver finishes only after the last entry
+    drop(out);
+    while incoming.message().await?.is_some() {}
+    Ok(())
+}
+
+fn send_file(path: &Path, id: u32, out: &mpsc::Sender<Packet>) -> Result<(), Status> {
+    use std::io::Read;
+    let failed = |e: io::Error| Status::internal(format!("can't read {}: {e}", path.display()));
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut buffer = vec![0; DATA];
+    loop {
+        let count = file.read(&mut buffer).map_err(failed)?;
+        let packet = Packet { r#type: PacketType::PacketData as i32, id, data: buffer[..count].to_vec(), stat: None };
+        out.blocking_send(packet).map_err(|_| Status::unavailable("the session ended"))?;
+        if count == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// All entries below `root` in the order that fsutil demands: by path, `/` before every other byte.
+fn walk(root: &Path) -> io::Result<Vec<Stat>> {
+    let view = View::of_dir(root.to_owned());
+    let mut entries = Vec::new();
+    below(&view, Path::new("/"), &mut entries, &mut BTreeMap::new())?;
+    Ok(entries)
+}
+
+fn below(
+    view: &View,
+    folder: &Path,
+    entries: &mut Vec<Stat>,
+    links: &mut BTreeMap<(u64, u64), String>,
+) -> io::Result<()> {
+    let mut nodes = view.list(folder).map_err(io::Error::other)?;
+    nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    for node in nodes {
+        let path = folder.join(&node.name);
+        let relative = path.to_string_lossy().trim_start_matches('/').to_owned();
+        let mut stat = stat::message(&node, relative.clone());
+        if node.kind == Kind::File {
+            let metadata = std::fs::symlink_metadata(&node.source)?;
+            let file = (metadata.dev(), metadata.ino());
+            match links.get(&file).filter(|_| metadata.nlink() > 1) {
+                Some(first) => stat.linkname.clone_from(first),
+                None => drop(links.insert(file, relative)),
+            }
+        }
+        entries.push(stat);
+        if node.kind == Kind::Dir {
+            below(view, &path, entries, links)?;
+        }
+    }
+    Ok(())
+}

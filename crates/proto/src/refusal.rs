@@ -1,0 +1,84 @@
+//! Errors as BuildKit's clients read them: a gRPC status whose details are JSON under BuildKit's type names.
+//! Only the encoding: what is an error, and what it says, is known above.
+
+use base64::Engine;
+use prost::Message;
+use serde_json::{Map, Value, json};
+use tonic::{Code, Status};
+
+use crate::{pb, rpc};
+
+/// A detail of an error (BuildKit's `solver/errdefs`).
+#[derive(Clone, Debug)]
+pub enum Detail {
+    /// The failed step, by the digest of its operation.
+    Vertex(String),
+    /// Where in the client's file the cause stands: clients show the lines.
+    Source {
+        /// The file.
+        info: pb::SourceInfo,
+        /// Its lines, from 1.
+        ranges: Vec<pb::Range>,
+    },
+    /// A frontend was asked for something that it can't do (`frontend.caps`).
+    FrontendCap(String),
+    /// A frontend was asked a question that it does not know (`requestid`).
+    Subrequest(String),
+}
+
+impl Detail {
+    fn any(&self) -> bollard_buildkit_proto::google::protobuf::Any {
+        let (name, value) = match self {
+            Detail::Vertex(digest) => ("Vertex", json!({ "digest": digest })),
+            Detail::Source { info, ranges } => {
+                ("Source", json!({ "info": source_info(info), "ranges": ranges.iter().map(range).collect::<Vec<_>>() }))
+            }
+            Detail::FrontendCap(name) => ("FrontendCap", json!({ "name": name })),
+            Detail::Subrequest(name) => ("Subrequest", json!({ "name": name })),
+        };
+        bollard_buildkit_proto::google::protobuf::Any {
+            type_url: format!("github.com/moby/buildkit/errdefs.{name}+json"),
+            value: value.to_string().into_bytes(),
+        }
+    }
+}
+
+/// Go's JSON of the message: zero values are left out, bytes are base64.
+fn source_info(info: &pb::SourceInfo) -> Value {
+    let mut object = Map::new();
+    let mut put = |key: &str, value: String| {
+        if !value.is_empty() {
+            object.insert(key.to_owned(), Value::String(value));
+        }
+    };
+    put("filename", info.filename.clone());
+    put("data", base64::engine::general_purpose::STANDARD.encode(&info.data));
+    put("language", info.language.clone());
+    Value::Object(object)
+}
+
+fn range(range: &pb::Range) -> Value {
+    let position = |p: &Option<pb::Position>| {
+        let p = p.unwrap_or_default();
+        let mut object = Map::new();
+        for (key, value) in [("line", p.line), ("character", p.character)] {
+            if value != 0 {
+                object.insert(key.to_owned(), value.into());
+            }
+        }
+        Value::Object(object)
+    };
+    json!({ "start": position(&range.start), "end": position(&range.end) })
+}
+
+/// A status with details.
+pub fn status(code: Code, message: &str, details: &[Detail]) -> Status {
+    let details = details.iter().map(Detail::any).collect();
+    let whole = rpc::Status { code: code as i32, message: message.to_owned(), details };
+    Status::with_details(code, message, whole.encode_to_vec().into())
+}
+
+/// The status that a message carries, such as `Return`'s error, for a client again.
+pub fn passed_on(status: &rpc::Status) -> Status {
+    Status::with_details(Code::from_i32(status.code), &status.message, status.encode_to_vec().into())
+}
