@@ -2,6 +2,8 @@
 //! It translates and remembers who is connected; what a build is, it leaves to `builder`.
 
 mod bridge;
+mod collector;
+pub mod config;
 mod control;
 mod jobs;
 mod listen;
@@ -11,6 +13,7 @@ mod stat;
 mod usage;
 mod workers;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use builder::Engine;
@@ -27,13 +30,21 @@ pub struct Daemon {
     pub(crate) worker: String,
     /// Entitlements that builds may be granted.
     pub(crate) allowed: Vec<String>,
+    /// Labels of the worker, beside its own.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Daemon {
-    /// A daemon for an engine. `allowed` are the entitlements that clients may ask for.
-    pub fn new(engine: Arc<Engine>, allowed: Vec<String>) -> Daemon {
+    /// A daemon for an engine. `allowed` are the entitlements that clients may ask for, `labels` what the
+    /// worker shows beside its own.
+    pub fn new(engine: Arc<Engine>, allowed: Vec<String>, labels: BTreeMap<String, String>) -> Daemon {
         let worker = oci::Digest::of(engine.store.root().as_os_str().as_encoded_bytes()).hex()[..25].to_owned();
         let (sessions, jobs) = (session::Sessions::default(), jobs::Jobs::default());
-        Daemon { engine, sessions, jobs, worker, allowed }
+        Daemon { engine, sessions, jobs, worker, allowed, labels }
+    }
+
+    /// Looks after the store in the background until the runtime ends.
+    pub fn collect(&self) {
+        tokio::spawn(collector::run(self.engine.clone(), self.jobs.clone()));
     }
 }

@@ -1,7 +1,7 @@
 //! What the daemon says of itself: its one worker, its version, its capabilities.
 //! A capability is named here when it works, and only then: clients build with what is offered.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use oci::Platform;
 use proto::apicaps::ApiCap;
@@ -143,11 +143,11 @@ pub fn platform(platform: &Platform) -> pb::Platform {
 }
 
 /// The one worker.
-pub fn worker(id: &str) -> WorkerRecord {
+pub fn worker(id: &str, more: &BTreeMap<String, String>) -> WorkerRecord {
     let label = |name: &str, value: &str| (format!("org.mobyproject.buildkit.worker.{name}"), value.to_owned());
     let uname = rustix::system::uname();
     let hostname = uname.nodename().to_string_lossy();
-    let labels = HashMap::from([
+    let mut labels = HashMap::from([
         label("executor", "oci"),
         label("snapshotter", "overlayfs"),
         label("hostname", &hostname),
@@ -155,6 +155,7 @@ pub fn worker(id: &str) -> WorkerRecord {
         label("oci.process-mode", "sandbox"),
         label("selinux.enabled", "false"),
     ]);
+    labels.extend(more.clone());
     WorkerRecord {
         id: id.to_owned(),
         labels,

@@ -14,8 +14,11 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let command = commands::Larder::parse();
-    match command.run() {
+    // An image that holds this binary under BuildKit's names serves where BuildKit does.
+    let name = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&name).file_name().unwrap_or_default();
+    let done = if name == "buildkitd" { commands::daemon::buildkitd() } else { commands::Larder::parse().run() };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.text.is_empty() {

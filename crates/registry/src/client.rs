@@ -1,7 +1,7 @@
 //! Requests to registries: which address a host has, who we are to it, when to try again. Manifests and blobs come in
 //! here, verified as they stream. Nothing is connected before the first request.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -29,6 +29,8 @@ pub struct Client {
     tokens: Mutex<HashMap<(String, String), String>>,
     /// Other hosts to ask first, by host.
     mirrors: HashMap<String, Vec<String>>,
+    /// Hosts that speak plain HTTP, beside those on loopback.
+    plain: HashSet<String>,
 }
 
 /// One request as it is tried, perhaps several times.
@@ -54,13 +56,19 @@ impl Client {
         self
     }
 
+    /// Asks `hosts` over plain HTTP.
+    pub fn with_plain(mut self, hosts: impl IntoIterator<Item = String>) -> Client {
+        self.plain.extend(hosts);
+        self
+    }
+
     /// The manifest or index that `reference` names, with its media type. What is named by digest is verified.
     pub async fn manifest(&self, reference: &Reference, login: &dyn Login) -> Result<(Vec<u8>, String), Error> {
         let reference = reference.clone().or_latest();
         let name = reference.digest.map(|d| d.to_string()).or(reference.tag.clone()).unwrap_or_default();
         let mut failed = None;
         for host in self.hosts(&reference) {
-            let url = format!("{}/v2/{}/manifests/{name}", base(&host), reference.path);
+            let url = format!("{}/v2/{}/manifests/{name}", self.base(&host), reference.path);
             let ask = Ask { method: Method::GET, url, reference: &reference, actions: "pull", body: None, range: None };
             match self.send(&ask, login).await {
                 Ok(response) => return read_manifest(response, &reference).await,
@@ -81,7 +89,7 @@ impl Client {
     ) -> Result<(), Error> {
         let mut failed = None;
         for host in self.hosts(reference) {
-            let url = format!("{}/v2/{}/blobs/{}", base(&host), reference.path, what.digest);
+            let url = format!("{}/v2/{}/blobs/{}", self.base(&host), reference.path, what.digest);
             let (mut hasher, mut got) = (Hasher::new(), 0);
             for _ in 0..TRIES {
                 let range = (got > 0).then_some(got);
@@ -108,6 +116,14 @@ impl Client {
     fn hosts(&self, reference: &Reference) -> Vec<String> {
         let mirrors = self.mirrors.get(&reference.domain).cloned().unwrap_or_default();
         mirrors.into_iter().chain([reference.domain.clone()]).collect()
+    }
+
+    /// The address of a host: plain HTTP on loopback and where it was asked for.
+    pub(crate) fn base(&self, host: &str) -> String {
+        let host = if host == DOCKER.0 { DOCKER.1 } else { host };
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+        let here = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        format!("{}://{host}", if here || self.plain.contains(host) { "http" } else { "https" })
     }
 
     pub(crate) fn http(&self) -> Result<&reqwest::Client, Error> {
@@ -260,14 +276,6 @@ pub(crate) fn escape(text: &str) -> String {
     text.bytes().map(|b| if keep(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// The address of a host: plain HTTP only to this machine.
-pub(crate) fn base(host: &str) -> String {
-    let host = if host == DOCKER.0 { DOCKER.1 } else { host };
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
-    let here = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    format!("{}://{host}", if here { "http" } else { "https" })
-}
-
 fn host_of(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest).to_owned()
@@ -378,10 +386,10 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_plain() {
-        assert_eq!(base("127.0.0.1:5000"), "http://127.0.0.1:5000");
-        assert_eq!(base("localhost"), "http://localhost");
-        assert_eq!(base("[::1]:5000"), "http://[::1]:5000");
-        assert_eq!(base("registry.example:5000"), "https://registry.example:5000");
+        assert_eq!(Client::new().base("127.0.0.1:5000"), "http://127.0.0.1:5000");
+        assert_eq!(Client::new().base("localhost"), "http://localhost");
+        assert_eq!(Client::new().base("[::1]:5000"), "http://[::1]:5000");
+        assert_eq!(Client::new().base("registry.example:5000"), "https://registry.example:5000");
         assert_eq!(escape("repository:a/b:pull,push"), "repository%3Aa%2Fb%3Apull%2Cpush");
     }
 }

@@ -5,13 +5,13 @@ use oci::{Descriptor, Digest, Reference};
 use reqwest::Method;
 use reqwest::header::LOCATION;
 
-use crate::client::{Ask, Client, base, escape};
+use crate::client::{Ask, Client, escape};
 use crate::{Error, Login};
 
 impl Client {
     /// Whether the repository has a blob.
     pub async fn has_blob(&self, reference: &Reference, digest: &Digest, login: &dyn Login) -> Result<bool, Error> {
-        let url = format!("{}/v2/{}/blobs/{digest}", base(&reference.domain), reference.path);
+        let url = format!("{}/v2/{}/blobs/{digest}", self.base(&reference.domain), reference.path);
         let ask = Ask { method: Method::HEAD, url, reference, actions: "pull,push", body: None, range: None };
         match self.send(&ask, login).await {
             Ok(_) => Ok(true),
@@ -32,7 +32,7 @@ impl Client {
         if self.has_blob(reference, &what.digest, login).await? {
             return Ok(());
         }
-        let address = base(&reference.domain);
+        let address = self.base(&reference.domain);
         let mut url = format!("{address}/v2/{}/blobs/uploads/", reference.path);
         if let Some(from) = from {
             url.push_str(&format!("?mount={}&from={}", escape(&what.digest.to_string()), escape(from)));
@@ -62,7 +62,7 @@ impl Client {
     ) -> Result<Digest, Error> {
         let digest = Digest::of(bytes);
         let name = reference.tag.clone().unwrap_or_else(|| digest.to_string());
-        let url = format!("{}/v2/{}/manifests/{name}", base(&reference.domain), reference.path);
+        let url = format!("{}/v2/{}/manifests/{name}", self.base(&reference.domain), reference.path);
         let body = Some((media_type.to_owned(), bytes.to_vec()));
         let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
         self.send(&ask, login).await?;

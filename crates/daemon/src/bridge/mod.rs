@@ -46,7 +46,7 @@ impl LlbBridge for Daemon {
         Ok(Response::new(PongResponse {
             frontend_api_caps: workers::frontend_caps(),
             llb_caps: workers::llb_caps(),
-            workers: vec![workers::worker(&self.worker)],
+            workers: vec![workers::worker(&self.worker, &self.labels)],
         }))
     }
 

@@ -77,7 +77,7 @@ impl Control for Daemon {
     }
 
     async fn list_workers(&self, _: Request<ListWorkersRequest>) -> Result<Response<ListWorkersResponse>, Status> {
-        Ok(Response::new(ListWorkersResponse { record: vec![workers::worker(&self.worker)] }))
+        Ok(Response::new(ListWorkersResponse { record: vec![workers::worker(&self.worker, &self.labels)] }))
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {

@@ -5,6 +5,7 @@ pub mod log;
 pub mod refs;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub struct Jobs(Arc<Table>);
 #[derive(Default)]
 struct Table {
     jobs: Mutex<HashMap<String, Arc<Job>>>,
+    /// How many builds there were since the start.
+    count: AtomicU64,
     changed: Notify,
 }
 
@@ -94,6 +97,7 @@ impl Jobs {
         }
         jobs.insert(id.to_owned(), job.clone());
         drop(jobs);
+        self.0.count.fetch_add(1, Ordering::Relaxed);
         self.0.changed.notify_waiters();
         Ok((Running { job, jobs: self.clone() }, receive))
     }
@@ -111,6 +115,11 @@ impl Jobs {
         };
         let found = tokio::time::timeout(wait, waiting).await;
         found.map_err(|_| Status::not_found(format!("no such job {id}")))
+    }
+
+    /// How many builds there were since the start.
+    pub fn count(&self) -> u64 {
+        self.0.count.load(Ordering::Relaxed)
     }
 
     /// Builds that go on now.

@@ -1,36 +1,125 @@
-//! `larder daemon`: serves BuildKit's API, so that `docker buildx` builds with larder.
+//! `larder daemon`: serves BuildKit's API, so that `docker buildx` builds with larder. Under the name `buildkitd` it
+//! takes buildkitd's own flags.
 //! It owns the store until it ends; a signal ends it once what runs was cancelled.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use ::daemon::config::Config;
 use ::daemon::{Address, Daemon, serve};
 use builder::Engine;
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, open};
 
 /// Serve BuildKit's API for docker buildx
-#[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  larder daemon\n  larder daemon --addr unix:///run/larder/larderd.sock\n\n\
+#[derive(clap::Args, Debug, Default)]
+#[command(after_help = "Examples:\n  larder daemon\n  larder daemon --addr unix:///run/larder/larderd.sock\n\n  \
     docker buildx create --name larder --driver remote unix:///run/larder/larderd.sock --use")]
 pub struct Flags {
-    /// Where to listen: unix:///PATH, or tcp://127.0.0.1:PORT
-    #[arg(long, value_name = "ADDRESS", default_value = "unix:///run/larder/larderd.sock")]
-    addr: String,
+    /// Where to listen: unix:///PATH, or tcp://127.0.0.1:PORT [default: unix:///run/larder/larderd.sock]
+    #[arg(long, value_name = "ADDRESS")]
+    addr: Option<String>,
     /// Let builds ask for `network.host` or `security.insecure`
     #[arg(long, value_name = "NAME", value_parser = ["network.host", "security.insecure"])]
     allow_insecure_entitlement: Vec<String>,
+    /// Configuration file, with buildkitd.toml's keys
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Never collect by itself
+    #[arg(long)]
+    no_gc: bool,
+}
+
+/// buildkitd's command line, as far as larder can mean the same by it.
+#[derive(Parser, Debug)]
+#[command(name = "buildkitd", version, about = "larder under buildkitd's name: serves BuildKit's API")]
+pub struct Buildkitd {
+    #[arg(long, default_value = "unix:///run/buildkit/buildkitd.sock")]
+    addr: String,
+    #[arg(long)]
+    allow_insecure_entitlement: Vec<String>,
+    #[arg(long)]
+    config: Option<PathBuf>,
+    #[arg(long, env = "LARDER_ROOT")]
+    root: Option<PathBuf>,
+    #[arg(long)]
+    debug: bool,
+    #[arg(long)]
+    trace: bool,
+    /// There is one worker, whatever its name.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    oci_worker: Option<String>,
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    containerd_worker: Option<String>,
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    oci_worker_gc: Option<bool>,
+    #[arg(long)]
+    oci_worker_labels: Vec<String>,
+    /// Layers are kept as overlays.
+    #[arg(long, value_parser = ["auto", "overlayfs"])]
+    oci_worker_snapshotter: Option<String>,
+    /// Steps share the machine's network or have none.
+    #[arg(long, value_parser = ["auto", "host"])]
+    oci_worker_net: Option<String>,
+}
+
+/// Runs under buildkitd's name.
+pub fn buildkitd() -> Result<(), Failure> {
+    let given = Buildkitd::parse();
+    let mut labels = BTreeMap::new();
+    for text in given.oci_worker_labels.iter().flat_map(|labels| labels.split(',')) {
+        let wrong = || Failure::usage(format!("--oci-worker-labels {text}: expected NAME=VALUE"));
+        let (name, value) = text.split_once('=').ok_or_else(wrong)?;
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    // buildkitd reads its default file when there is one.
+    let usual = Path::new("/etc/buildkit/buildkitd.toml");
+    let flags = Flags {
+        addr: Some(given.addr),
+        allow_insecure_entitlement: given.allow_insecure_entitlement,
+        config: given.config.or_else(|| usual.exists().then(|| usual.to_owned())),
+        no_gc: given.oci_worker_gc == Some(false),
+    };
+    let root = given.root.unwrap_or_else(|| "/var/lib/buildkit".into());
+    start(&root, &flags, labels)
 }
 
 /// Serves until a signal comes.
 pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
-    let address = Address::parse(&flags.addr).map_err(Failure::usage)?;
+    start(root, flags, BTreeMap::new())
+}
+
+fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Result<(), Failure> {
+    let config = match &flags.config {
+        None => Config::default(),
+        Some(path) => {
+            let (config, unknown) = Config::read(path).map_err(Failure::usage)?;
+            for key in unknown {
+                eprintln!("warning: {}: larder does not know `{key}`; it is left out", path.display());
+            }
+            config
+        }
+    };
+    let configured = config.grpc.address.first().map(String::as_str);
+    let address = flags.addr.as_deref().or(configured).unwrap_or("unix:///run/larder/larderd.sock");
+    let address = Address::parse(address).map_err(Failure::usage)?;
+    let worker = config.oci();
+    labels.extend(worker.labels);
+    let mut allowed = flags.allow_insecure_entitlement.clone();
+    allowed.extend(config.insecure_entitlements.iter().cloned());
     let store = open(root)?;
     let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
-    let engine = Engine::new(store, sandbox, registry::Client::new());
-    let daemon = Daemon::new(engine.clone(), flags.allow_insecure_entitlement.clone());
+    let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
+    let engine = Engine::new(store, sandbox, registry);
+    let daemon = Daemon::new(engine.clone(), allowed, labels);
+    let collect = !flags.no_gc && worker.gc != Some(false);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
+        if collect {
+            daemon.collect();
+        }
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let stop = async move {
             tokio::select! {

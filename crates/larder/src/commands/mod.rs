@@ -3,7 +3,7 @@
 pub mod build;
 mod check;
 mod completions;
-mod daemon;
+pub mod daemon;
 mod du;
 mod explain;
 mod history;

@@ -1,0 +1,126 @@
+//! The daemon's configuration file: buildkitd.toml's keys, so that a file made for BuildKit serves.
+//! A key that larder does not know is named as a warning, never silently dropped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// What the file says.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, rename_all = "kebab-case")]
+pub struct Config {
+    /// Folder of the store.
+    pub root: Option<PathBuf>,
+    /// Entitlements that builds may ask for: `network.host`, `security.insecure`.
+    pub insecure_entitlements: Vec<String>,
+    /// Where to listen.
+    pub grpc: Grpc,
+    /// Registries by host.
+    pub registry: BTreeMap<String, Registry>,
+    /// Workers; larder reads `oci` and, if that is absent, `containerd`.
+    pub worker: BTreeMap<String, Worker>,
+}
+
+/// `[grpc]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Grpc {
+    /// `unix:///path` or `tcp://host:port`.
+    pub address: Vec<String>,
+}
+
+/// `[registry."host"]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Registry {
+    /// Hosts that are asked first.
+    pub mirrors: Vec<String>,
+    /// It speaks plain HTTP.
+    pub http: bool,
+}
+
+/// `[worker.oci]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Worker {
+    /// Labels that clients see.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the collector runs by itself.
+    pub gc: Option<bool>,
+}
+
+/// Why a file can't be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("can't read the configuration {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the configuration {path} is wrong: {reason}")]
+    Wrong { path: PathBuf, reason: String },
+}
+
+impl Config {
+    /// Reads a file. The second value names keys that are not known.
+    pub fn read(path: &Path) -> Result<(Config, Vec<String>), Error> {
+        let read = std::fs::read_to_string(path);
+        let text = read.map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Config::parse(&text).map_err(|reason| Error::Wrong { path: path.to_owned(), reason })
+    }
+
+    fn parse(text: &str) -> Result<(Config, Vec<String>), String> {
+        let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
+        let known = ["root", "insecure-entitlements", "grpc", "registry", "worker", "debug", "trace"];
+        let unknown = table.keys().filter(|key| !known.contains(&key.as_str())).cloned().collect();
+        let config = Config::deserialize(toml::Value::Table(table)).map_err(|e| e.to_string())?;
+        Ok((config, unknown))
+    }
+
+    /// Mirrors by host, as the registry client takes them.
+    pub fn mirrors(&self) -> HashMap<String, Vec<String>> {
+        let with = self.registry.iter().filter(|(_, registry)| !registry.mirrors.is_empty());
+        with.map(|(host, registry)| (host.clone(), registry.mirrors.clone())).collect()
+    }
+
+    /// Hosts that speak plain HTTP.
+    pub fn plain(&self) -> Vec<String> {
+        self.registry.iter().filter(|(_, registry)| registry.http).map(|(host, _)| host.clone()).collect()
+    }
+
+    /// The worker's section.
+    pub fn oci(&self) -> Worker {
+        self.worker.get("oci").or_else(|| self.worker.get("containerd")).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_made_for_buildkit_is_read() {
+        let text = r#"
+            debug = true
+            insecure-entitlements = ["network.host"]
+            [grpc]
+              address = ["unix:///run/x.sock"]
+            [worker.oci]
+              gc = false
+              [worker.oci.labels]
+                "a" = "b"
+            [registry."docker.io"]
+              mirrors = ["127.0.0.1:5000"]
+            [registry."127.0.0.1:5000"]
+              http = true
+            [otel]
+              socketPath = "/x"
+        "#;
+        let (config, unknown) = Config::parse(text).unwrap();
+        assert_eq!(config.mirrors(), HashMap::from([("docker.io".into(), vec!["127.0.0.1:5000".into()])]));
+        assert_eq!(config.plain(), ["127.0.0.1:5000"]);
+        assert_eq!((config.oci().gc, config.oci().labels["a"].as_str()), (Some(false), "b"));
+        assert_eq!(config.insecure_entitlements, ["network.host"]);
+        assert_eq!(unknown, ["otel"]);
+        assert!(Config::parse("root = 3").is_err());
+    }
+}
