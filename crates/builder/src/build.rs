@@ -12,8 +12,8 @@ use store::view::View;
 
 use crate::driver::{Held, Order};
 use crate::exporters::Built;
-use crate::frontends::Target;
 use crate::frontends::dockerfile::Frontend;
+use crate::frontends::{Target, questions};
 use crate::history::Keeper;
 use crate::sources::image::{self, ResolveMode, Resolved};
 use crate::{Engine, Error, Events, Live, Work, exporters, session};
@@ -115,7 +115,7 @@ impl Build {
 
     /// The Dockerfile frontend with its attributes, then everything up to the outputs.
     pub async fn run(&self) -> Result<Response, Error> {
-        let targets = self.dockerfile(&self.request.attributes).await?;
+        let targets = self.dockerfile(&self.request.attributes, &BTreeMap::new()).await?;
         let built = targets.into_iter().map(|target| async {
             let result = self.evaluate(&Arc::new(target.lowered.graph)).await?;
             Ok::<_, Error>(Built { platform: target.platform, result, config: Some(target.lowered.config) })
@@ -124,10 +124,30 @@ impl Build {
         self.export(&built).await
     }
 
-    /// Graphs of the client's Dockerfile, one a platform. Nothing of them is run yet.
-    pub async fn dockerfile(&self, attributes: &BTreeMap<String, String>) -> Result<Vec<Target>, Error> {
-        let (engine, session, events) = (&self.engine, &self.session, &self.events);
-        Frontend { engine, session, events, id: &self.request.id, attributes }.targets().await
+    /// Graphs of the client's Dockerfile, one a platform. Of them nothing is run yet. `inputs` are graphs that
+    /// contexts may name.
+    pub async fn dockerfile(
+        &self,
+        attributes: &BTreeMap<String, String>,
+        inputs: &BTreeMap<String, Arc<Graph>>,
+    ) -> Result<Vec<Target>, Error> {
+        Frontend::new(self, attributes, inputs).await?.targets().await
+    }
+
+    /// The frontend's answer to a question that builds nothing, by the names of its metadata; `None` when it does not
+    /// know the question.
+    pub async fn question(
+        &self,
+        name: &str,
+        attributes: &BTreeMap<String, String>,
+        inputs: &BTreeMap<String, Arc<Graph>>,
+    ) -> Result<Option<questions::Answer>, Error> {
+        if name == questions::DESCRIBE {
+            return Ok(Some(questions::describe()));
+        }
+        let frontend = Frontend::new(self, attributes, inputs).await?;
+        let (definition, ignore) = frontend.definition_and_ignore().await?;
+        Ok(questions::answer(name, &definition.filename, &definition.text, &ignore))
     }
 
     /// The result of a graph's head, whatever it takes.
@@ -156,6 +176,11 @@ impl Build {
         Ok(Response { exporter: written.await? })
     }
 
+    /// The client.
+    pub(crate) fn session(&self) -> &session::Shared {
+        &self.session
+    }
+
     /// What an image reference names now for a platform; `mode` is `default`, `pull` or `local`.
     pub async fn image(&self, reference: &Reference, platform: &Platform, mode: &str) -> Result<Resolved, Error> {
         let name = format!("[internal] load metadata for {reference}");
@@ -176,7 +201,8 @@ impl Build {
         })
     }
 
-    fn work(&self, step: Digest) -> Result<Work, Error> {
+    /// What work for a step is given.
+    pub(crate) fn work(&self, step: Digest) -> Result<Work, Error> {
         let cancel = sandbox::Cancel::new().map_err(crate::ops::Error::from)?;
         let (engine, session, events) = (self.engine.clone(), self.session.clone(), self.events.clone());
         Ok(Work { engine, session, events, step, cancel })

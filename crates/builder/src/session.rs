@@ -116,6 +116,9 @@ pub trait Session: Send + Sync {
         response: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<Sink, Error>>;
 
+    /// Bytes that the client uploads under `path` (`http://buildkit-session/PATH` contexts), written into `out`.
+    fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>>;
+
     /// An OCI layout directory that the client offers under `store` (`oci-layout://` contexts), on this machine.
     fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>>;
 }

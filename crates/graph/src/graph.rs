@@ -149,6 +149,14 @@ impl GraphBuilder {
         Ok(digest)
     }
 
+    /// Adds all of another graph, byte for byte, and gives its head.
+    pub fn graft(&mut self, graph: &Graph) -> Result<Option<Edge>, Error> {
+        for vertex in graph.vertices() {
+            self.insert(vertex.digest, vertex.bytes.clone(), vertex.op.clone(), vertex.metadata.clone())?;
+        }
+        Ok(graph.head)
+    }
+
     /// The vertex of that digest, if it was added.
     pub fn get(&self, digest: &Digest) -> Option<&Arc<Vertex>> {
         self.index.get(digest).map(|i| &self.order[*i])

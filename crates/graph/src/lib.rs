@@ -2,6 +2,7 @@
 //! Identity is the sha256 of an operation's own bytes, so a graph keeps those bytes and never re-encodes for a digest.
 //! Nothing here reads a file, knows a cache, or runs anything.
 
+pub mod git;
 mod graph;
 pub mod pattern;
 mod vertex;

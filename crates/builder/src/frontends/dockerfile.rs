@@ -4,48 +4,58 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dockerfile::lower::{Fact, Lowered, NamedContext, Need, NoCache, Options, Outcome};
+use dockerfile::lower::{Fact, Input, Lowered, NamedContext, Need, NoCache, Options, Outcome};
 use dockerfile::{Diagnostic, LineIndex};
+use graph::Graph;
 use oci::{Digest, Platform, Reference};
 
 use super::Target;
-use crate::build::Faulty;
+use super::context::{self, Remote};
+use crate::Error;
+use crate::build::{Build, Faulty};
 use crate::event::{Warning, What};
 use crate::session::{self, Filter};
 use crate::sources::{image, oci_layout};
-use crate::{Engine, Error, Events, Work};
 
 /// What a frontend works with.
 pub struct Frontend<'a> {
-    /// The shared parts.
-    pub engine: &'a Arc<Engine>,
-    /// The client.
-    pub session: &'a session::Shared,
-    /// Where to tell what happens.
-    pub events: &'a Events,
-    /// The build's id.
-    pub id: &'a str,
+    build: &'a Build,
     /// BuildKit's attributes of the frontend.
-    pub attributes: &'a BTreeMap<String, String>,
+    attributes: &'a BTreeMap<String, String>,
+    /// Graphs that contexts may name.
+    inputs: &'a BTreeMap<String, Arc<Graph>>,
+    /// Where the main context and the Dockerfile are, if not with the client.
+    remote: Remote,
 }
 
 /// The Dockerfile as it was read.
-struct Definition {
-    filename: String,
-    text: Vec<u8>,
+pub struct Definition {
+    /// Name of the file as the client knows it.
+    pub filename: String,
+    /// Its bytes.
+    pub text: Vec<u8>,
     /// The step that loaded it: warnings belong to it.
     step: Digest,
 }
 
-impl Frontend<'_> {
+impl<'a> Frontend<'a> {
+    /// Finds out where the context is; a remote one is fetched.
+    pub async fn new(
+        build: &'a Build,
+        attributes: &'a BTreeMap<String, String>,
+        inputs: &'a BTreeMap<String, Arc<Graph>>,
+    ) -> Result<Frontend<'a>, Error> {
+        let remote = Remote::of(build, attributes, inputs).await?;
+        Ok(Frontend { build, attributes, inputs, remote })
+    }
+
     /// One target a platform.
     pub async fn targets(&self) -> Result<Vec<Target>, Error> {
-        let definition = self.definition().await?;
+        let (definition, ignore) = self.definition_and_ignore().await?;
         let (file, diagnostics) = dockerfile::parse(&definition.text);
         if diagnostics.iter().any(Diagnostic::is_error) {
             return Err(faulty(&definition, diagnostics));
         }
-        let ignore = self.ignore(&definition.filename).await?;
         let findings = dockerfile::rules::check(&definition.text, &ignore);
         if findings.iter().any(Diagnostic::is_error) {
             return Err(faulty(&definition, findings));
@@ -63,6 +73,13 @@ impl Frontend<'_> {
         Ok(targets)
     }
 
+    /// The Dockerfile, and the patterns of what the context leaves out.
+    pub async fn definition_and_ignore(&self) -> Result<(Definition, Vec<String>), Error> {
+        let definition = self.definition().await?;
+        let ignore = if self.remote.context.is_some() { Vec::new() } else { self.ignore(&definition.filename).await? };
+        Ok((definition, ignore))
+    }
+
     fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty())
     }
@@ -75,21 +92,27 @@ impl Frontend<'_> {
 
     /// Reads the Dockerfile.
     async fn definition(&self) -> Result<Definition, Error> {
-        if let Some(url) = self.attribute("context") {
-            return Err(Error::Request(format!(
-                "the context {url}: contexts by URL are not built yet; clone it first"
-            )));
-        }
-        let filename = self.attribute("filename").unwrap_or("Dockerfile").to_owned();
+        let filename = match &self.remote.dockerfile {
+            Some((_, Some(name))) => name.clone(),
+            _ => self.attribute("filename").unwrap_or("Dockerfile").to_owned(),
+        };
         let name = format!("[internal] load build definition from {filename}");
-        let task = self.events.begin(&format!("{} {name}", self.id), &name);
+        let task = self.build.events().begin(&format!("{} {name}", self.build.request().id), &name);
         let step = task.step;
         let read = async {
-            let directory = self.session.directory("dockerfile", &definition_files(&filename)).await?;
+            if let Some((graph, _)) = &self.remote.dockerfile {
+                return context::read(self.build, graph, &filename).await;
+            }
+            let directory = self.build.session().directory("dockerfile", &definition_files(&filename)).await?;
             let path = directory.root.join(&filename);
             let lower = directory.root.join(filename.to_lowercase());
             let path = if path.exists() || !lower.exists() { path } else { lower };
-            std::fs::read(&path).map_err(|source| session::Error::Read { path, source })
+            if !path.exists() {
+                return Err(Error::Request(format!(
+                    "failed to read dockerfile: open {filename}: no such file or directory"
+                )));
+            }
+            Ok(std::fs::read(&path).map_err(|source| session::Error::Read { path, source })?)
         };
         let text = task.finish(read.await)?;
         Ok(Definition { filename, text, step })
@@ -97,9 +120,10 @@ impl Frontend<'_> {
 
     /// The patterns of what the context leaves out.
     async fn ignore(&self, filename: &str) -> Result<Vec<String>, Error> {
-        let task = self.events.begin(&format!("{} ignore", self.id), "[internal] load .dockerignore");
+        let task =
+            self.build.events().begin(&format!("{} ignore", self.build.request().id), "[internal] load .dockerignore");
         let read = async {
-            let directory = self.session.directory("dockerfile", &definition_files(filename)).await?;
+            let directory = self.build.session().directory("dockerfile", &definition_files(filename)).await?;
             if let Some(text) = optional(&directory.root.join(format!("{filename}.dockerignore")))? {
                 return Ok(text);
             }
@@ -112,7 +136,7 @@ impl Frontend<'_> {
     async fn ignore_of(&self, context: &str) -> Result<String, session::Error> {
         let wanted =
             Filter { follow: vec![".dockerignore".to_owned()], hint: ".dockerignore".to_owned(), ..Filter::default() };
-        let directory = self.session.directory(context, &wanted).await?;
+        let directory = self.build.session().directory(context, &wanted).await?;
         Ok(optional(&directory.root.join(".dockerignore"))?.unwrap_or_default())
     }
 
@@ -126,7 +150,7 @@ impl Frontend<'_> {
         let mut options = Options::new(platform.clone(), host.clone());
         options.filename.clone_from(&definition.filename);
         options.ignore = ignore;
-        self.id.clone_into(&mut options.session);
+        self.build.request().id.clone_into(&mut options.session);
         options.target = self.attribute("target").unwrap_or_default().to_owned();
         for (name, value) in self.attributes {
             if let Some(arg) = name.strip_prefix("build-arg:") {
@@ -137,6 +161,8 @@ impl Frontend<'_> {
                 options.contexts.insert(context.to_owned(), named(context, value));
             }
         }
+        self.link(&mut options, platform)?;
+        options.context.clone_from(&self.remote.context);
         options.no_cache = match self.attributes.get("no-cache").map(String::as_str) {
             None => NoCache::None,
             Some("") => NoCache::All,
@@ -161,6 +187,21 @@ impl Frontend<'_> {
             None => None,
         };
         Ok(options)
+    }
+
+    /// Contexts of a platform (`NAME::PLATFORM`) go before those of all, and inputs bring their image's configuration.
+    fn link(&self, options: &mut Options, platform: &Platform) -> Result<(), Error> {
+        let suffix = format!("::{platform}");
+        let exact: Vec<_> = options.contexts.iter().filter(|(name, _)| name.ends_with(&suffix)).collect();
+        let exact: Vec<_> =
+            exact.into_iter().map(|(n, c)| (n.trim_end_matches(&suffix).to_owned(), c.clone())).collect();
+        options.contexts.extend(exact);
+        for (name, graph) in self.inputs {
+            let config = self.attribute(&format!("input-metadata:{name}")).map(|text| context::config(text, platform));
+            let config = config.transpose()?.flatten().map(Box::new);
+            options.inputs.insert(name.clone(), Input { graph: graph.clone(), config });
+        }
+        Ok(())
     }
 
     /// Lowers as often as something more must be known.
@@ -193,29 +234,19 @@ impl Frontend<'_> {
             }
             Need::Image { reference, platform: wanted } => {
                 let name = format!("[internal] load metadata for {reference}");
-                let task = self.events.begin(&format!("{reference} {wanted}"), &name);
+                let task = self.build.events().begin(&format!("{reference} {wanted}"), &name);
                 let parsed = Reference::parse(reference).map_err(|e| Error::Request(e.to_string()))?;
                 let mode = image::ResolveMode::parse(&options.resolve_mode);
-                let work = self.work(task.step)?;
+                let work = self.build.work(task.step)?;
                 let resolved = image::resolve(&work, &parsed, &platform(wanted)?, mode).await;
                 task.finish(resolved)?
             }
             Need::Layout { store, reference, platform: wanted } => {
-                let work = self.work(Digest::of(store.as_bytes()))?;
+                let work = self.build.work(Digest::of(store.as_bytes()))?;
                 oci_layout::resolve(&work, store, reference, &platform(wanted)?).await?
             }
         };
         Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config) })
-    }
-
-    fn work(&self, step: Digest) -> Result<Work, Error> {
-        Ok(Work {
-            engine: self.engine.clone(),
-            session: self.session.clone(),
-            events: self.events.clone(),
-            step,
-            cancel: sandbox::Cancel::new().map_err(crate::ops::Error::from)?,
-        })
     }
 
     fn warn(&self, definition: &Definition, warnings: &[Diagnostic]) {
@@ -231,7 +262,7 @@ impl Frontend<'_> {
                 lines: Some((first, last)),
                 text: String::from_utf8_lossy(&definition.text).into_owned(),
             };
-            self.events.tell(What::Warning { step: definition.step, warning });
+            self.build.events().tell(What::Warning { step: definition.step, warning });
         }
     }
 }
@@ -276,6 +307,7 @@ fn named(name: &str, value: &str) -> NamedContext {
     }
     match value.strip_prefix("local:") {
         Some(directory) => NamedContext::Local(directory.to_owned()),
+        None if value.starts_with("input:") => NamedContext::Input(value.trim_start_matches("input:").to_owned()),
         None if value.contains("://") || value.starts_with("git@") => NamedContext::Remote(value.to_owned()),
         None => NamedContext::Local(name.to_owned()),
     }

@@ -12,6 +12,9 @@ use store::{Resource, SnapshotId};
 use crate::ops::Doing;
 use crate::{Error, Work, blocking, ops, sources};
 
+/// What stands for the client in a URL: BuildKit's name for it.
+const UPLOAD: &str = "http://buildkit-session";
+
 /// A file whose content is known and kept as a blob.
 pub struct Pinned {
     url: String,
@@ -59,6 +62,12 @@ impl Pinned {
             }
         }
         let mut writer = store.blobs().writer()?;
+        if let Some(path) = url.strip_prefix(UPLOAD) {
+            work.session.upload(path, &mut writer).await?;
+            let digest = writer.commit(expected)?.digest;
+            let held = store.leases().hold(Resource::Blob(digest))?;
+            return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified: String::new(), _held: held });
+        }
         let got = work.engine.registry.download(&url, &mut writer).await.map_err(sources::Error::from)?;
         let held = store.leases().hold(Resource::Blob(got.digest))?;
         let blob = writer.commit(expected)?;

@@ -2,6 +2,7 @@
 //! A result is known by id and not made yet.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use builder::frontends::Target;
 use graph::{Graph, wire};
@@ -49,7 +50,8 @@ pub async fn solve(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Sta
             // The language of `docker/dockerfile` images is built in.
             let source = wanted.attributes.get("source").map(String::as_str).unwrap_or_default();
             let name = source.split(['@', ':']).next().unwrap_or_default();
-            if matches!(name.trim_start_matches("docker.io/"), "docker/dockerfile" | "docker/dockerfile-upstream") {
+            const BUILT_IN: [&str; 3] = ["dockerfile.v0", "docker/dockerfile", "docker/dockerfile-upstream"];
+            if BUILT_IN.contains(&name.trim_start_matches("docker.io/")) {
                 return dockerfile(job, wanted).await;
             }
             Err(Status::unimplemented(format!("the frontend image {source}: frontends in images are not built yet")))
@@ -79,13 +81,19 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
             return Err(status(Code::Unimplemented, &text, &[Detail::FrontendCap(name.to_owned())]));
         }
     }
+    let mut inputs = BTreeMap::new();
+    for (name, definition) in wanted.inputs {
+        if definition.def.is_empty() {
+            let text = format!("invalid nil input definition to definition op: the input {name} is empty");
+            return Err(Status::invalid_argument(text));
+        }
+        inputs.insert(name.clone(), Arc::new(decode(Some(definition))?));
+    }
     if let Some(question) = wanted.attributes.get("requestid").filter(|q| !q.is_empty()) {
-        return ask(question);
+        return ask(job, question, wanted, &inputs).await;
     }
-    if let Some(name) = wanted.inputs.keys().next() {
-        return Err(Status::unimplemented(format!("the input {name}: targets that are linked are not built yet")));
-    }
-    let targets = job.build.dockerfile(wanted.attributes).await.map_err(|error| refusal::of(&error, None))?;
+    let targets = job.build.dockerfile(wanted.attributes, &inputs).await;
+    let targets = targets.map_err(|error| refusal::of(&error, None))?;
     let several = targets.len() > 1 || wanted.attributes.get("multi-platform").is_some_and(|v| v == "true");
     let mut result = bridge::Result::default();
     let mut refs = HashMap::new();
@@ -118,9 +126,20 @@ fn describe(result: &mut bridge::Result, target: &Target, suffix: &str) -> Resul
 }
 
 /// Questions that a frontend answers instead of building (`docker buildx build --call`).
-fn ask(question: &str) -> Result<bridge::Result, Status> {
-    let text = format!("the question {question} is not built yet");
-    Err(status(Code::Unimplemented, &text, &[Detail::Subrequest(question.to_owned())]))
+async fn ask(
+    job: &Job,
+    question: &str,
+    wanted: &Wanted<'_>,
+    inputs: &BTreeMap<String, Arc<Graph>>,
+) -> Result<bridge::Result, Status> {
+    let answer = job.build.question(question, wanted.attributes, inputs).await;
+    match answer.map_err(|error| refusal::of(&error, None))? {
+        Some(metadata) => Ok(bridge::Result { metadata: metadata.into_iter().collect(), ..Default::default() }),
+        None => {
+            let text = format!("unsupported request {question}");
+            Err(status(Code::Unimplemented, &text, &[Detail::Subrequest(question.to_owned())]))
+        }
+    }
 }
 
 /// The platform of a message.

@@ -2,6 +2,7 @@
 //! Nothing is asked of the client before the builder asks, and each directory is synced once a build.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,10 +12,12 @@ use proto::filesync::CredentialsRequest;
 use proto::filesync::auth_client::AuthClient;
 use proto::secrets::GetSecretRequest;
 use proto::secrets::secrets_client::SecretsClient;
+use proto::upload::upload_client::UploadClient;
 use tokio::sync::OnceCell;
-use tonic::Code;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request};
 
-use super::{Client, Sessions, agent, mirror, send};
+use super::{Client, MESSAGE, Sessions, agent, mirror, send};
 
 type Synced = Arc<OnceCell<Directory>>;
 
@@ -113,6 +116,23 @@ impl Session for Port {
         Box::pin(async move {
             let directory = self.directories.get(output).copied().ok_or(Error::NoOutput { output })?;
             send::sink(&self.client, output, directory, response)
+        })
+    }
+
+    fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let failed = |reason: &str| Error::Other(format!("the client does not upload {path}: {reason}"));
+            let mut request = Request::new(tokio_stream::pending());
+            let value = MetadataValue::try_from(path).map_err(|e| failed(&e.to_string()))?;
+            request.metadata_mut().insert("urlpath", value);
+            request.metadata_mut().insert("urlhost", MetadataValue::from_static("buildkit-session"));
+            let mut service = UploadClient::new(self.client.channel()).max_decoding_message_size(MESSAGE);
+            let answer = service.pull(request).await.map_err(|s| failed(s.message()))?;
+            let mut parts = answer.into_inner();
+            while let Some(part) = parts.message().await.map_err(|s| failed(s.message()))? {
+                out.write_all(&part.data).map_err(|e| failed(&e.to_string()))?;
+            }
+            Ok(())
         })
     }
 

@@ -2,7 +2,10 @@
 //! The encoding of single instructions is in the other files of this folder.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use graph::Graph;
+use graph::git::GitUrl;
 use graph::wire::{self, op};
 use oci::{ImageConfig, Platform, Reference};
 
@@ -256,12 +259,20 @@ impl<'a> Lowering<'a> {
                 self.sources.insert(key, id);
                 Some((Some(id), Some((**config).clone())))
             }
+            NamedContext::Input(input) => {
+                let Some(input) = self.options.inputs.get(input).cloned() else { return Some((None, None)) };
+                let config = input.config.map(|config| *config);
+                let id = input.graph.head.is_some().then(|| self.graft(&format!("input {name}"), &input.graph));
+                Some((id, config))
+            }
             NamedContext::Local(directory) => self.local(name, directory).map(|id| (Some(id), None)),
             NamedContext::Remote(url) => {
-                let attrs = BTreeMap::from([("git.fullurl".to_owned(), url.clone())]);
-                let rest = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
                 let shown = format!("[context {name}] {url}");
-                Some((Some(self.source(&format!("git://{rest}"), attrs, &shown, &["source.git"])), None))
+                let Some(git) = GitUrl::parse(url) else {
+                    let attrs = BTreeMap::from([("http.filename".to_owned(), "context".to_owned())]);
+                    return Some((Some(self.source(url, attrs, &shown, &["source.http"])), None));
+                };
+                Some((Some(self.source(&git.identifier(), git.attributes(), &shown, &["source.git"])), None))
             }
         }
     }
@@ -297,8 +308,21 @@ impl<'a> Lowering<'a> {
         id
     }
 
+    /// A graph from elsewhere, once for each name.
+    fn graft(&mut self, name: &str, graph: &Arc<Graph>) -> Id {
+        if let Some(id) = self.sources.get(name) {
+            return *id;
+        }
+        let id = self.drafts.add(Draft::graft(graph.clone()));
+        self.sources.insert(name.to_owned(), id);
+        id
+    }
+
     /// The main context.
     pub fn context(&mut self) -> Id {
+        if let Some(graph) = &self.options.context {
+            return self.graft("main context", graph);
+        }
         if let Some(id) = self.context {
             return id;
         }

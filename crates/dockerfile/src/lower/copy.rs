@@ -1,6 +1,7 @@
 //! COPY, ADD and WORKDIR: file operations (LLB `FileOp`, `MergeOp`), as BuildKit's client encodes them.
 //! Whether a path is there nobody knows here; patterns go into the operation as they are.
 
+use graph::git::GitUrl;
 use graph::wire::{self, file_action::Action, op, user_opt};
 
 use super::Lowering;
@@ -84,7 +85,7 @@ fn one(
     source: &str,
     template: &wire::FileActionCopy,
 ) -> Result<One> {
-    if copy.add && copy.from.is_none() && (is_http(source) || is_git(source)) {
+    if copy.add && copy.from.is_none() && (is_http(source) || GitUrl::parse(source).is_some()) {
         return remote(lowering, state, copy, word, source, template);
     }
     let mut action = wire::FileActionCopy {
@@ -145,13 +146,6 @@ fn is_http(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
 }
 
-fn is_git(source: &str) -> bool {
-    source.starts_with("git://")
-        || source.starts_with("git@")
-        || source.starts_with("ssh://")
-        || (is_http(source) && source.split(['#', '?']).next().is_some_and(|path| path.ends_with(".git")))
-}
-
 /// ADD of a URL.
 fn remote(
     lowering: &mut Lowering<'_>,
@@ -163,17 +157,13 @@ fn remote(
 ) -> Result<One> {
     let checksum = copy.checksum.as_ref().map(|w| state.word(w)).transpose()?;
     let mut attrs = std::collections::BTreeMap::new();
-    if is_git(source) {
-        let (path, fragment) = source.split_once('#').unwrap_or((source, ""));
-        let stripped =
-            path.split_once("://").map_or(path, |(_, rest)| rest).trim_start_matches("git@").replace(':', "/");
-        attrs.insert("git.fullurl".to_owned(), path.to_owned());
+    if let Some(url) = GitUrl::parse(source) {
+        attrs = url.attributes();
         if copy.keep_git_dir == Some(true) {
             attrs.insert("git.keepgitdir".to_owned(), "true".to_owned());
         }
         attrs.extend(checksum.map(|c| ("git.checksum".to_owned(), c)));
-        let fragment = if fragment.is_empty() { String::new() } else { format!("#{fragment}") };
-        let from = lowering.source(&format!("git://{stripped}{fragment}"), attrs, source, &["source.git"]);
+        let from = lowering.source(&url.identifier(), attrs, source, &["source.git"]);
         let action = wire::FileActionCopy { src: "/".to_owned(), dir_copy_contents: true, ..template.clone() };
         return Ok(One { from, action });
     }

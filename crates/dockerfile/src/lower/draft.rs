@@ -2,9 +2,10 @@
 //! taken from the context is known only then. It knows nothing of instructions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use graph::{Edge, Graph, GraphBuilder, wire};
-use oci::{Digest, Platform};
+use oci::Platform;
 
 /// An operation of a [`Drafts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +20,8 @@ pub struct Draft {
     pub metadata: wire::OpMetadata,
     /// Lines in the Dockerfile, first and last.
     pub lines: Option<(u32, u32)>,
+    /// A graph from elsewhere that stands here instead of an operation.
+    pub graft: Option<Arc<Graph>>,
 }
 
 impl Draft {
@@ -29,6 +32,11 @@ impl Draft {
         let mut draft = Draft { op, inputs, ..Draft::default() };
         draft.describe("llb.customname", name);
         draft
+    }
+
+    /// A graph from elsewhere.
+    pub fn graft(graph: Arc<Graph>) -> Draft {
+        Draft { graft: Some(graph), ..Draft::default() }
     }
 
     /// Says something about it that is no part of it.
@@ -80,16 +88,21 @@ impl Drafts {
             }
         }
         let mut builder = GraphBuilder::default();
-        let mut digests: BTreeMap<Id, Digest> = BTreeMap::new();
+        let mut made: BTreeMap<Id, Edge> = BTreeMap::new();
         let mut locations = BTreeMap::new();
         for (i, draft) in self.0.into_iter().enumerate().filter(|(i, _)| wanted[*i]) {
+            if let Some(graph) = draft.graft {
+                made.extend(builder.graft(&graph)?.map(|head| (Id(i), head)));
+                continue;
+            }
             let mut op = draft.op;
-            let input = |id: &Id| digests.get(id).map(|d| wire::Input { digest: d.to_string(), index: 0 });
+            let named = |edge: &Edge| wire::Input { digest: edge.vertex.to_string(), index: i64::from(edge.output) };
+            let input = |id: &Id| made.get(id).map(named);
             op.inputs = draft.inputs.iter().filter_map(input).collect();
             let digest = builder.add(op, draft.metadata)?;
             let place = locations.entry(digest.to_string()).or_insert_with(wire::Locations::default);
             place.locations.extend(draft.lines.map(location));
-            digests.insert(Id(i), digest);
+            made.insert(Id(i), Edge { vertex: digest, output: 0 });
         }
         let info = wire::SourceInfo {
             filename: filename.to_owned(),
@@ -98,7 +111,7 @@ impl Drafts {
             language: "Dockerfile".to_owned(),
         };
         let source = wire::Source { locations, infos: vec![info] };
-        let head = head.and_then(|id| digests.get(&id)).map(|d| Edge { vertex: *d, output: 0 });
+        let head = head.and_then(|id| made.get(&id).copied());
         Ok(builder.finish(head, Some(source)))
     }
 }

@@ -10,6 +10,7 @@ mod stages;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use graph::Graph;
 use oci::{Digest, ImageConfig, Platform};
@@ -36,8 +37,10 @@ pub enum NamedContext {
     Local(String),
     /// An image reference.
     Image(String),
-    /// A git URL, or an http(s) one.
+    /// A git URL.
     Remote(String),
+    /// A graph from elsewhere: one of [`Options::inputs`].
+    Input(String),
     /// An image of an OCI layout: the client's store name and an optional tag or digest.
     Layout {
         /// The session's name for the layout.
@@ -45,6 +48,15 @@ pub enum NamedContext {
         /// `name@sha256:…`, `:tag`, or empty.
         reference: String,
     },
+}
+
+/// A graph from elsewhere: the result of another target, a remote context.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// What it is made of.
+    pub graph: Arc<Graph>,
+    /// The configuration of the image that it is, if it is one.
+    pub config: Option<Box<ImageConfig>>,
 }
 
 /// What a build is asked for.
@@ -66,8 +78,10 @@ pub struct Options {
     pub no_cache: NoCache,
     /// `--build-context`.
     pub contexts: BTreeMap<String, NamedContext>,
-    /// What the main context is: `None` is the client's directory `context`; else a git or http URL.
-    pub context_url: Option<String>,
+    /// Graphs that contexts may name.
+    pub inputs: BTreeMap<String, Input>,
+    /// What the main context is: `None` is the client's directory `context`.
+    pub context: Option<Arc<Graph>>,
     /// The client's session id, part of `local://` and `oci-layout://` operations (BuildKit's `local.session`).
     pub session: String,
     /// Patterns of the main context's ignore file.
@@ -104,7 +118,8 @@ impl Options {
             multi_platform: false,
             no_cache: NoCache::None,
             contexts: BTreeMap::new(),
-            context_url: None,
+            inputs: BTreeMap::new(),
+            context: None,
             session: String::new(),
             ignore: Vec::new(),
             filename: "Dockerfile".into(),

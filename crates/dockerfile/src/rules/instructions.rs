@@ -143,7 +143,7 @@ fn expose(look: &mut Look<'_>, port: &Word) {
     }
     let (range, protocol) = port.value.split_once('/').unwrap_or((&port.value, ""));
     if protocol.chars().any(|c| c.is_ascii_uppercase()) {
-        let text = format!("Defined protocol '{}' in EXPOSE should be lowercase", port.value);
+        let text = format!("Defined protocol '{}' in EXPOSE instruction should be lowercase", port.value);
         look.find("ExposeProtoCasing", port.span, text);
     }
     if range.contains(':') {

@@ -6,4 +6,4 @@ pub mod secrets;
 mod session;
 pub mod ssh;
 
-pub use session::LocalSession;
+pub use session::{LocalSession, STANDARD_INPUT};

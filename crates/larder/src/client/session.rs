@@ -2,6 +2,7 @@
 //! Directories are handed over where they are: nothing is copied for a build in the same process.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::PathBuf;
 
 use builder::session::{Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
@@ -10,6 +11,9 @@ use futures_util::future::BoxFuture;
 use super::outputs::Destination;
 use super::secrets::Secret;
 use super::ssh::Agent;
+
+/// Path under which standard input is offered.
+pub const STANDARD_INPUT: &str = "/standard-input";
 
 /// What the command line offers to a build.
 #[derive(Debug, Default)]
@@ -24,13 +28,20 @@ pub struct LocalSession {
     pub outputs: Vec<Destination>,
     /// OCI layouts by the name that the graph uses.
     pub layouts: BTreeMap<String, PathBuf>,
+    /// Names the project when the context is no directory.
+    pub project: Option<String>,
+    /// What came on standard input, when it is the context.
+    pub standard_input: Option<Vec<u8>>,
     /// Docker's client configuration, for registry credentials.
     pub docker_config: Option<PathBuf>,
 }
 
 impl Session for LocalSession {
     fn project(&self) -> String {
-        self.directories.get("context").map(|root| root.to_string_lossy().into_owned()).unwrap_or_default()
+        let named = self.project.clone();
+        named
+            .or_else(|| self.directories.get("context").map(|root| root.to_string_lossy().into_owned()))
+            .unwrap_or_default()
     }
 
     fn directory<'a>(&'a self, name: &'a str, _wanted: &'a Filter) -> BoxFuture<'a, Result<Directory, Error>> {
@@ -69,6 +80,14 @@ impl Session for LocalSession {
         _response: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<Sink, Error>> {
         Box::pin(async move { self.outputs.get(output).ok_or(Error::NoOutput { output })?.open() })
+    }
+
+    fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let bytes = self.standard_input.as_ref().filter(|_| path == STANDARD_INPUT);
+            let bytes = bytes.ok_or_else(|| Error::Other(format!("nothing is offered under {path}")))?;
+            out.write_all(bytes).map_err(|e| Error::Other(format!("can't take standard input in: {e}")))
+        })
     }
 
     fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>> {

@@ -2,17 +2,19 @@
 //! Nothing is built here; a wrong flag says what was expected.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use builder::build::Request;
 use builder::exporters;
+use graph::git::GitUrl;
 
 use super::csv;
 use super::flags::Flags;
-use crate::client::LocalSession;
 use crate::client::outputs::Destination;
 use crate::client::secrets::Secret;
 use crate::client::ssh::Agent;
+use crate::client::{LocalSession, STANDARD_INPUT};
 
 /// Everything for one build.
 pub struct Plan {
@@ -45,8 +47,15 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         other => return Err(format!("--call {other} is not built yet; expected build or check")),
     };
     let mut session = LocalSession { docker_config: docker_config(), ..LocalSession::default() };
-    let dockerfile = contexts(flags, &mut session)?;
+    let (dockerfile, remote) = contexts(flags, &mut session)?;
+    if check && remote.is_some() {
+        return Err("--check of a remote context is not built yet; fetch it first".to_owned());
+    }
     let mut attributes = attributes(flags, &dockerfile)?;
+    if let Some(url) = remote {
+        attributes.insert("filename".to_owned(), dockerfile.to_string_lossy().into_owned());
+        attributes.insert("context".to_owned(), url);
+    }
     named_contexts(flags, &mut session, &mut attributes)?;
     for text in &flags.secret {
         let (id, secret) = Secret::parse(text, |name| std::env::var_os(name).is_some())?;
@@ -87,13 +96,18 @@ fn docker_config() -> Option<PathBuf> {
     folder.or_else(home).map(|folder| folder.join("config.json"))
 }
 
-/// The main context and the Dockerfile's folder; returns the Dockerfile's path.
-fn contexts(flags: &Flags, session: &mut LocalSession) -> Result<PathBuf> {
-    if flags.context == "-" || flags.context.contains("://") || flags.context.starts_with("git@") {
-        return Err(format!(
-            "the context `{}`: only directories are built yet; unpack or clone it first",
-            flags.context
-        ));
+/// The main context and the Dockerfile's folder. Returns the Dockerfile's path, and the context if it is no directory.
+fn contexts(flags: &Flags, session: &mut LocalSession) -> Result<(PathBuf, Option<String>)> {
+    if flags.context == "-" {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().read_to_end(&mut bytes);
+        read.map_err(|e| format!("can't read the context from standard input: {e}"))?;
+        session.standard_input = Some(bytes);
+        return remote(flags, session, format!("http://buildkit-session{STANDARD_INPUT}"));
+    }
+    let is_web = flags.context.starts_with("http://") || flags.context.starts_with("https://");
+    if is_web || GitUrl::parse(&flags.context).is_some() {
+        return remote(flags, session, flags.context.clone());
     }
     let context = absolute(&flags.context)?;
     if !context.is_dir() {
@@ -107,7 +121,16 @@ fn contexts(flags: &Flags, session: &mut LocalSession) -> Result<PathBuf> {
     let folder = dockerfile.parent().unwrap_or(Path::new("/")).to_owned();
     session.directories.insert("context".to_owned(), context);
     session.directories.insert("dockerfile".to_owned(), folder);
-    Ok(dockerfile)
+    Ok((dockerfile, None))
+}
+
+/// A context that is fetched; its Dockerfile lies in it.
+fn remote(flags: &Flags, session: &mut LocalSession, url: String) -> Result<(PathBuf, Option<String>)> {
+    if flags.file.as_deref() == Some("-") {
+        return Err("a Dockerfile on standard input needs a directory as context".to_owned());
+    }
+    session.project = Some(url.clone());
+    Ok((PathBuf::from(flags.file.as_deref().unwrap_or("Dockerfile")), Some(url)))
 }
 
 fn absolute(path: &str) -> Result<PathBuf> {
