@@ -6,6 +6,7 @@
 mod cached;
 mod causes;
 mod failing;
+mod git;
 mod killed;
 mod kitchen;
 mod outputs;

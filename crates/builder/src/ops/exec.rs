@@ -201,6 +201,9 @@ impl Exec<'_> {
 
     fn volume(&self, mount: &wire::Mount, held: &mut Held) -> Result<MountKind, Error> {
         let opt = mount.cache_opt.as_ref().ok_or_else(|| malformed("a cache mount without an id"))?;
+        if opt.id.starts_with(crate::sources::git::VOLUMES) {
+            return Err(malformed("a cache mount with an id that is larder's own"));
+        }
         let seed = usize::try_from(mount.input).ok().and_then(|i| *self.inputs.get(i)?);
         let sharing = match CacheSharing::try_from(opt.sharing) {
             Ok(CacheSharing::Private) => Sharing::Private,

@@ -83,6 +83,8 @@ pub enum Error {
     #[error("{identifier} can't be read as an image: {reason}")]
     Unreadable { identifier: String, reason: String },
     #[error(transparent)]
+    Git(#[from] git::Error),
+    #[error(transparent)]
     Registry(#[from] registry::Error),
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -34,19 +34,40 @@ pub fn layout_key(manifest: &Digest, platform: &Platform, layer_limit: Option<u3
     image_key(manifest, platform, layer_limit)
 }
 
-/// A git tree: commit, whether `.git` is kept (with its ref), subdirectory.
-pub fn git_key(commit: &str, keep_git_of: Option<&str>, subdir: &str) -> Digest {
-    let mut key = commit.to_owned();
-    if let Some(reference) = keep_git_of {
+/// What decides a git tree.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GitTree<'a> {
+    /// The commit; with `.git` kept and an annotated tag, the tag's own object.
+    pub commit: &'a str,
+    /// The reference, where `.git` is kept.
+    pub keep_git_of: Option<&'a str>,
+    /// The folder of the repository.
+    pub folder: &'a str,
+    /// Submodules are left out.
+    pub skip_submodules: bool,
+    /// `git.mtime`.
+    pub mtime: &'a str,
+}
+
+/// A git tree.
+pub fn git_key(tree: &GitTree<'_>) -> Digest {
+    let mut key = tree.commit.to_owned();
+    if let Some(reference) = tree.keep_git_of {
         key.push_str(".git");
         if !reference.is_empty() {
             key.push('#');
             key.push_str(reference);
         }
     }
-    if !subdir.is_empty() {
+    if !tree.folder.is_empty() {
         key.push(':');
-        key.push_str(subdir);
+        key.push_str(tree.folder);
+    }
+    if tree.skip_submodules {
+        key.push_str("(skip-submodules)");
+    }
+    if !matches!(tree.mtime, "" | "checkout") {
+        key.push_str(&format!("(mtime={})", tree.mtime));
     }
     source_digest(&key)
 }
