@@ -242,6 +242,18 @@ fn contexts() {
     assert_eq!(text(&out.join("app/f")), "from git");
     assert_eq!(text(&out.join("more/g")), "named");
     assert_eq!(text(&out.join("context")), "web");
+    let again = kitchen.larder(&[
+        "build",
+        "--progress",
+        "plain",
+        "--build-context",
+        &more,
+        "--build-context",
+        &plain,
+        &context,
+    ]);
+    let said = again.ok().stderr;
+    assert!(said.contains("[internal] load git source") && !said.contains(" because "), "{said}");
     let ran = kitchen.larder(&["build", &format!("{url}#trunk:more")]);
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("Dockerfile"), "{}", ran.stderr);

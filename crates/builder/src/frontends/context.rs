@@ -13,6 +13,7 @@ use oci::{ImageConfig, Platform};
 
 use crate::Error;
 use crate::build::Build;
+use crate::sources::git::Pinned;
 
 /// Name of a file from the web inside its tree.
 const NAME: &str = "context";
@@ -39,7 +40,7 @@ impl Remote {
             None => {}
             Some(url) => match GitUrl::parse(url) {
                 Some(address) => {
-                    let graph = Arc::new(git(url, &address, attributes)?);
+                    let graph = Arc::new(git(build, url, &address, attributes).await?);
                     remote.dockerfile = Some((graph.clone(), None));
                     remote.context = Some(graph);
                 }
@@ -84,12 +85,25 @@ fn named(name: &str) -> wire::OpMetadata {
     wire::OpMetadata { description, ..wire::OpMetadata::default() }
 }
 
-fn git(url: &str, git: &GitUrl, attributes: &BTreeMap<String, String>) -> Result<Graph, Error> {
+/// One commit for the whole build: the Dockerfile and the context are read one after the other, and a branch may move
+/// between.
+async fn git(build: &Build, url: &str, git: &GitUrl, attributes: &BTreeMap<String, String>) -> Result<Graph, Error> {
+    let name = format!("[internal] load git source {url}");
     let mut attrs = git.attributes();
     if attributes.get("build-arg:BUILDKIT_CONTEXT_KEEP_GIT_DIR").is_some_and(|v| v == "1" || v == "true") {
         attrs.insert("git.keepgitdir".to_owned(), "true".to_owned());
     }
-    source(git.identifier(), attrs, &format!("[internal] load git source {url}"))
+    if attributes.get("build-arg:SOURCE_DATE_EPOCH").is_some_and(|v| !v.is_empty()) {
+        attrs.insert("git.mtime".to_owned(), "commit".to_owned());
+    }
+    let moving = source(git.identifier(), attrs.clone(), &name)?;
+    let Some(vertex) = moving.vertices().next() else { return Ok(moving) };
+    let found = Pinned::identify(&build.work(vertex.digest)?, vertex).await?;
+    let (object, reference) = found.object();
+    attrs.insert("git.checksum".to_owned(), object.to_owned());
+    attrs.insert("git.fetchbycommit".to_owned(), "true".to_owned());
+    let pinned = GitUrl { reference: reference.to_owned(), ..git.clone() };
+    source(pinned.identifier(), attrs, &name)
 }
 
 async fn web(build: &Build, url: &str) -> Result<Remote, Error> {

@@ -61,8 +61,11 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         let (id, secret) = Secret::parse(text, |name| std::env::var_os(name).is_some())?;
         session.secrets.insert(id, secret);
     }
-    for text in &flags.ssh {
-        let (id, agent) = Agent::parse(text, std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from))?;
+    let socket = || std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);
+    // A repository over SSH is read with the user's own agent, as with buildx.
+    let needs_agent = flags.ssh.is_empty() && is_over_ssh(&flags.context) && socket().is_some();
+    for text in flags.ssh.iter().map(String::as_str).chain(needs_agent.then_some("default")) {
+        let (id, agent) = Agent::parse(text, socket())?;
         session.agents.insert(id, agent);
     }
     let outputs = outputs(flags, &mut session)?;
@@ -75,6 +78,10 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         entitlements: flags.allow.clone(),
     };
     Ok(Plan { request, session, check, dockerfile })
+}
+
+fn is_over_ssh(context: &str) -> bool {
+    GitUrl::parse(context).is_some_and(|url| url.attributes().contains_key("git.mountsshsock"))
 }
 
 /// A name for this build: time and process make it one of its own.
