@@ -36,6 +36,8 @@ pub struct Directory {
     pub root: PathBuf,
     /// Names the directory between builds, so that its stat index is found again.
     pub identity: String,
+    /// Bytes that were brought from the client for it just now.
+    pub transferred: u64,
     /// Keeps the directory as it is until this is dropped. A user's own directory has none.
     pub guard: Option<Arc<dyn Send + Sync>>,
 }

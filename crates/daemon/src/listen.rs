@@ -4,10 +4,13 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use proto::bridge::llb_bridge_server::LlbBridgeServer;
 use proto::control::control_server::ControlServer;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
@@ -17,6 +20,9 @@ use crate::session::MESSAGE;
 
 /// Windows of HTTP/2: one client's context must not wait for round trips.
 const WINDOW: u32 = 8 << 20;
+
+/// How long clients may take to end once the daemon is to stop.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +82,17 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let failed = |source| Error::Listen { address: address.to_string(), source };
+    let stopping = Arc::new(Notify::new());
+    let told = stopping.clone();
+    let stop = async move {
+        stop.await;
+        told.notify_one();
+    };
+    // Builds that still run after the grace are cancelled with their connections.
+    let overdue = async move {
+        stopping.notified().await;
+        tokio::time::sleep(GRACE).await;
+    };
     let router = router(daemon);
     let served = match &address {
         Address::Unix(path) => {
@@ -90,7 +107,8 @@ pub async fn serve(
             let listener = UnixListener::bind(path).map_err(failed)?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
             ready();
-            let served = router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await;
+            let served =
+                within(router.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop), overdue).await;
             let _ = std::fs::remove_file(path); // the next start removes it as well
             served
         }
@@ -102,10 +120,18 @@ pub async fn serve(
                 // Small messages go back and forth: waiting to join them costs 40 ms each.
                 stream.and_then(|s| s.set_nodelay(true).map(|()| s))
             });
-            router.serve_with_incoming_shutdown(incoming, stop).await
+            within(router.serve_with_incoming_shutdown(incoming, stop), overdue).await
         }
     };
     served.map_err(|source| Error::Serve { address: address.to_string(), source })
+}
+
+/// What `serving` comes to, unless `overdue` is ready before.
+async fn within<E>(serving: impl Future<Output = Result<(), E>>, overdue: impl Future<Output = ()>) -> Result<(), E> {
+    tokio::select! {
+        served = serving => served,
+        () = overdue => Ok(()),
+    }
 }
 
 fn router(daemon: Daemon) -> Router {

@@ -20,7 +20,7 @@ pub struct Found {
 pub struct Shell {
     /// `\` or a backtick.
     pub escape: char,
-    /// Quotes stay.
+    /// Quotes are characters like any other, as in a heredoc.
     pub raw_quotes: bool,
     /// Escapes stay.
     pub raw_escapes: bool,
@@ -119,8 +119,8 @@ impl Reader<'_> {
                 return Ok(());
             }
             match c {
-                '\'' => self.single_quoted()?,
-                '"' => self.double_quoted()?,
+                '\'' if !self.shell.raw_quotes => self.single_quoted()?,
+                '"' if !self.shell.raw_quotes => self.double_quoted()?,
                 '$' => {
                     let value = self.dollar()?;
                     self.push(&value);
@@ -154,9 +154,7 @@ impl Reader<'_> {
         self.at += 1;
         while let Some(c) = self.next() {
             if c == '\'' {
-                let raw = self.shell.raw_quotes;
-                let range = if raw { start..self.at } else { start + 1..self.at - 1 };
-                let text: String = self.chars[range].iter().collect();
+                let text: String = self.chars[start + 1..self.at - 1].iter().collect();
                 self.push_raw(&text);
                 return Ok(());
             }
@@ -171,9 +169,6 @@ impl Reader<'_> {
             match c {
                 '"' => {
                     self.at += 1;
-                    if self.shell.raw_quotes {
-                        text = format!("\"{text}\"");
-                    }
                     self.push_raw(&text);
                     return Ok(());
                 }

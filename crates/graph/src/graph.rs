@@ -86,7 +86,11 @@ impl Graph {
         let input = wire::Input { digest: head.vertex.to_string(), index: i64::from(head.output) };
         let last = wire::Op { inputs: vec![input], ..Default::default() }.to_bytes();
         let metadata = self.order.iter().map(|v| (v.digest.to_string(), v.metadata.clone()));
-        let metadata = metadata.chain([(Digest::of(&last).to_string(), wire::OpMetadata::default())]).collect();
+        // As BuildKit's own clients have it. An empty value would be left out of the map's entry, and clients of some
+        // ages take that for nothing at all.
+        let caps = ["constraints", "platform"].map(|cap| (cap.to_owned(), true)).into();
+        let of_last = wire::OpMetadata { caps, ..wire::OpMetadata::default() };
+        let metadata = metadata.chain([(Digest::of(&last).to_string(), of_last)]).collect();
         let def = self.order.iter().map(|v| v.bytes.clone()).chain([last]).collect();
         wire::Definition { def, metadata, source: self.source.clone() }
     }

@@ -112,3 +112,18 @@ fn a_step_that_changes_nothing_makes_an_empty_layer() {
     let left: Vec<_> = std::fs::read_dir(newest).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// A link that COPY follows keeps its name, and gets what it leads to.
+#[test]
+fn a_copied_link_keeps_its_name() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("sub/file", "content");
+    std::os::unix::fs::symlink("sub/file", kitchen.context().join("link")).unwrap();
+    kitchen.write("Dockerfile", "FROM scratch\nCOPY link /\nCOPY sub/f* link /all/\n");
+    let out = kitchen.files(&[]);
+    for path in ["link", "all/file", "all/link"] {
+        assert!(std::fs::symlink_metadata(out.join(path)).unwrap().is_file(), "{path}");
+        assert_eq!(std::fs::read_to_string(out.join(path)).unwrap(), "content", "{path}");
+    }
+    assert!(!out.join("file").exists());
+}

@@ -83,6 +83,12 @@ pub enum Error {
         /// How many bytes came.
         size: u64,
     },
+    /// A tree has no such path.
+    #[error("\"{path}\": not found")]
+    NoPath {
+        /// The path as it was asked for.
+        path: String,
+    },
     /// The named thing does not exist.
     #[error("there is no {kind} `{name}` in the store")]
     NotFound {

@@ -375,5 +375,5 @@ fn merge(folders: &[PathBuf]) -> Result<Vec<Node>> {
 
 /// An error for a path that a tree does not have.
 pub(crate) fn not_found(path: &str) -> Error {
-    Error::NotFound { kind: "file", name: format!("\"{path}\"") }
+    Error::NoPath { path: path.to_owned() }
 }

@@ -187,7 +187,10 @@ fn media_of(mut layer: Descriptor, options: &Options) -> Descriptor {
 fn complete(config: &mut ImageConfig, layers: &[Layer], epoch: Option<i64>) {
     config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id).collect();
     let text = |seconds: i64| oci::time::rfc3339(seconds);
-    let time = |layer: &Layer| epoch.or(layer.created.map(|ms| (ms / 1000) as i64)).map(text);
+    let time = |layer: &Layer| match epoch {
+        Some(seconds) => Some(text(seconds)),
+        None => layer.created.map(|ms| oci::time::rfc3339_micros(ms * 1000)),
+    };
     let history = config.history.get_or_insert_default();
     let mut left = layers.iter();
     let mut last = None;

@@ -170,6 +170,9 @@ impl<'a> Frontend<'a> {
         };
         options.network = self.attribute("force-network-mode").unwrap_or_default().to_owned();
         options.hostname = self.attribute("hostname").unwrap_or_default().to_owned();
+        if let Some(name) = options.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") {
+            options.hostname.clone_from(name);
+        }
         options.cgroup_parent = self.attribute("cgroup-parent").unwrap_or_default().to_owned();
         options.resolve_mode = self.attribute("image-resolve-mode").unwrap_or_default().to_owned();
         for host in self.attribute("add-hosts").iter().flat_map(|v| v.split(',')) {
@@ -298,10 +301,10 @@ fn ulimit(text: &str) -> Option<(String, i64, i64)> {
 
 /// What a client means by `context:NAME=VALUE` (BuildKit's forms).
 fn named(name: &str, value: &str) -> NamedContext {
-    if let Some(image) = value.strip_prefix("docker-image://") {
+    if let Some(image) = value.strip_prefix("docker-image://").or(value.strip_prefix("docker-image:")) {
         return NamedContext::Image(image.to_owned());
     }
-    if let Some(layout) = value.strip_prefix("oci-layout://") {
+    if let Some(layout) = value.strip_prefix("oci-layout://").or(value.strip_prefix("oci-layout:")) {
         let at = layout.find(['@', ':']).unwrap_or(layout.len());
         return NamedContext::Layout { store: layout[..at].to_owned(), reference: layout[at..].to_owned() };
     }

@@ -73,6 +73,8 @@ impl<'a> Copier<'a> {
             self.canvas.make_dirs(&parent, &made)?;
         }
         let mut target = self.canvas.resolve(written)?;
+        // A followed link's content goes under the link's own name.
+        let name = from.file_name().map(ToOwned::to_owned);
         let from = if self.rules.follow { self.source.resolve(from)? } else { from.to_owned() };
         let missing = || Error::NotFound { path: from.display().to_string() };
         let node = self.source.lookup(&from)?.ok_or_else(missing)?;
@@ -80,7 +82,7 @@ impl<'a> Copier<'a> {
         let there = self.canvas.look(&target)?;
         let there_dir = there.as_ref().is_some_and(|n| n.kind == Kind::Dir);
         if (!self.rules.contents && is_dir && there.is_some()) || (!is_dir && there_dir) {
-            target.push(from.file_name().unwrap_or_default());
+            target.push(name.unwrap_or_default());
         }
         let above = if self.rules.contents && is_dir && there.is_none() { Some(&*target) } else { target.parent() };
         if let Some(above) = above {

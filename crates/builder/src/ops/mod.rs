@@ -32,7 +32,9 @@ pub enum Error {
     NotFound { path: String },
     #[error("bad pattern `{pattern}`: {reason}")]
     Pattern { pattern: String, reason: String },
-    #[error("`{mode}` is no file mode: expected octal digits or terms such as u+x,go=rX")]
+    #[error(
+        "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777, or terms such as u+x,go=rX"
+    )]
     Mode { mode: String },
     #[error("can't look up the user: {0}")]
     User(#[from] sandbox::user::Error),

@@ -8,6 +8,7 @@ use graph::Vertex;
 use store::{Resource, SnapshotId};
 use tokio::sync::OnceCell;
 
+use crate::event::What;
 use crate::ops::copy::{Copier, Rules};
 use crate::ops::mode::ModeChange;
 use crate::session::Filter;
@@ -49,6 +50,8 @@ impl Tree {
             hint: op.attrs.get("local.sharedkeyhint").cloned().unwrap_or_default(),
         };
         let directory = work.session.directory(&name, &wanted).await?;
+        let (part, current) = (format!("transferring {name}:"), directory.transferred);
+        work.events.tell(What::Progress { step: work.step, part, current, total: 0, done: true });
         let guard = directory.guard.clone();
         let store = work.engine.store.clone();
         let scanned = blocking("scanned the client's directory", move || {

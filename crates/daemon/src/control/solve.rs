@@ -60,7 +60,7 @@ fn refuse(daemon: &Daemon, entitlements: &[String]) -> Result<(), Status> {
     for entitlement in entitlements {
         if !daemon.allowed.contains(entitlement) {
             let text = format!(
-                "{entitlement} is not allowed: start the daemon with --allow-insecure-entitlement {entitlement}"
+                "entitlement {entitlement} is not allowed: start the daemon with --allow-insecure-entitlement {entitlement}"
             );
             return Err(Status::permission_denied(text));
         }

@@ -91,7 +91,7 @@ impl Translator {
                 out.statuses.push(VertexStatus {
                     id: part.clone(),
                     vertex: step.to_string(),
-                    name: String::new(),
+                    name: if part.starts_with("transferring ") { "transferring".to_owned() } else { String::new() },
                     current: i64::try_from(*current).unwrap_or(i64::MAX),
                     total: i64::try_from(*total).unwrap_or(i64::MAX),
                     timestamp: Some(at),

@@ -33,15 +33,17 @@ pub async fn sync(store: &Store, client: &Arc<Client>, name: &str, wanted: &Filt
     let synced = volume.path().join("synced");
     let last = std::fs::read_to_string(&synced).ok().and_then(|text| text.parse().ok()).unwrap_or(i64::MIN);
     let root = volume.path().join("tree");
-    transfer(client, name, wanted, &root, last).await?;
+    // Clients without a key share one mirror, and know nothing of each other's files.
+    let last = if client.shared_key.is_empty() { i64::MIN } else { last };
+    let transferred = transfer(client, name, wanted, &root, last).await?;
     let write = |source| Error::Write { path: synced.clone(), source };
     std::fs::write(&synced, (began - CLOCK_STEP).to_string()).map_err(write)?;
     let identity = root.to_string_lossy().into_owned();
-    Ok(Directory { root, identity, guard: Some(Arc::new(std::sync::Mutex::new(volume))) })
+    Ok(Directory { root, identity, transferred, guard: Some(Arc::new(std::sync::Mutex::new(volume))) })
 }
 
 async fn take(store: &Store, client: &Client, name: &str, hint: &str) -> Result<Volume, Error> {
-    let key = if client.shared_key.is_empty() { &client.id } else { &client.shared_key };
+    let key = &client.shared_key;
     let id = format!("local:{name}:{hint}:{}", Digest::of(key.as_bytes()).hex());
     let (store, about) = (store.clone(), format!("local source for {name}"));
     let taken = tokio::task::spawn_blocking(move || {
@@ -54,7 +56,7 @@ async fn take(store: &Store, client: &Client, name: &str, hint: &str) -> Result<
     taken.map_err(|e| Error::Other(e.to_string()))
 }
 
-async fn transfer(client: &Client, name: &str, wanted: &Filter, root: &Path, last: i64) -> Result<(), Error> {
+async fn transfer(client: &Client, name: &str, wanted: &Filter, root: &Path, last: i64) -> Result<u64, Error> {
     let (ask, asked) = mpsc::unbounded_channel::<Packet>();
     let mut request = Request::new(UnboundedReceiverStream::new(asked));
     let metadata = request.metadata_mut();

@@ -32,8 +32,6 @@ pub const MESSAGE: usize = 16 << 20;
 
 /// A connected client.
 pub struct Client {
-    /// The session's id.
-    pub id: String,
     /// The client's key for its directories: the same in every build of one context.
     pub shared_key: String,
     /// `/package.Service/Method` in lower case.
@@ -101,7 +99,7 @@ impl Sessions {
         }
         let connected = Connected { table: self.0.clone(), id: id.clone() };
         let (channel, outgoing) = tunnel::open(request.into_inner(), connected);
-        clients.insert(id.clone(), Arc::new(Client { id: id.clone(), shared_key, methods, channel: channel.clone() }));
+        clients.insert(id.clone(), Arc::new(Client { shared_key, methods, channel: channel.clone() }));
         drop(clients);
         tokio::spawn(watch(Arc::downgrade(&self.0), id, channel));
         self.0.changed.notify_waiters();

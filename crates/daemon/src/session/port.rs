@@ -13,6 +13,7 @@ use proto::filesync::auth_client::AuthClient;
 use proto::secrets::GetSecretRequest;
 use proto::secrets::secrets_client::SecretsClient;
 use proto::upload::upload_client::UploadClient;
+use tempfile::NamedTempFile;
 use tokio::sync::OnceCell;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
@@ -34,6 +35,7 @@ pub struct Port {
     /// For each output, whether it is a directory.
     pub directories: Vec<bool>,
     synced: Mutex<HashMap<(String, Filter), Synced>>,
+    uploads: Mutex<HashMap<String, Arc<OnceCell<NamedTempFile>>>>,
 }
 
 impl Port {
@@ -45,7 +47,24 @@ impl Port {
         elsewhere: BTreeMap<String, String>,
         directories: Vec<bool>,
     ) -> Port {
-        Port { client, sessions, store, elsewhere, directories, synced: Mutex::default() }
+        Port { client, sessions, store, elsewhere, directories, synced: Mutex::default(), uploads: Mutex::default() }
+    }
+
+    /// Brings an upload into a file of its own.
+    async fn pull(&self, path: &str) -> Result<NamedTempFile, Error> {
+        let failed = |reason: &str| Error::Other(format!("the client does not upload {path}: {reason}"));
+        let mut request = Request::new(tokio_stream::pending());
+        let value = MetadataValue::try_from(path).map_err(|e| failed(&e.to_string()))?;
+        request.metadata_mut().insert("urlpath", value);
+        request.metadata_mut().insert("urlhost", MetadataValue::from_static("buildkit-session"));
+        let mut service = UploadClient::new(self.client.channel()).max_decoding_message_size(MESSAGE);
+        let answer = service.pull(request).await.map_err(|s| failed(s.message()))?;
+        let mut parts = answer.into_inner();
+        let mut file = NamedTempFile::new().map_err(|e| failed(&e.to_string()))?;
+        while let Some(part) = parts.message().await.map_err(|s| failed(s.message()))? {
+            file.write_all(&part.data).map_err(|e| failed(&e.to_string()))?;
+        }
+        Ok(file)
     }
 
     async fn sync(&self, name: &str, wanted: &Filter) -> Result<Directory, Error> {
@@ -121,18 +140,15 @@ impl Session for Port {
 
     fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let failed = |reason: &str| Error::Other(format!("the client does not upload {path}: {reason}"));
-            let mut request = Request::new(tokio_stream::pending());
-            let value = MetadataValue::try_from(path).map_err(|e| failed(&e.to_string()))?;
-            request.metadata_mut().insert("urlpath", value);
-            request.metadata_mut().insert("urlhost", MetadataValue::from_static("buildkit-session"));
-            let mut service = UploadClient::new(self.client.channel()).max_decoding_message_size(MESSAGE);
-            let answer = service.pull(request).await.map_err(|s| failed(s.message()))?;
-            let mut parts = answer.into_inner();
-            while let Some(part) = parts.message().await.map_err(|s| failed(s.message()))? {
-                out.write_all(&part.data).map_err(|e| failed(&e.to_string()))?;
-            }
-            Ok(())
+            let cell = {
+                let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+                uploads.entry(path.to_owned()).or_default().clone()
+            };
+            // A client gives an upload once, and a build may need it twice.
+            let file = cell.get_or_try_init(|| self.pull(path)).await?;
+            let failed = |e: std::io::Error| Error::Other(format!("can't read the upload {path} again: {e}"));
+            let mut file = file.reopen().map_err(failed)?;
+            std::io::copy(&mut file, out).map(drop).map_err(failed)
         })
     }
 

@@ -60,7 +60,7 @@ impl<'a> Lowering<'a> {
 
     /// Lowers everything that `target` needs. `None` when more must be known.
     pub fn all(&mut self, target: usize, file: &File) -> std::result::Result<Option<Lowered>, Vec<Diagnostic>> {
-        let needed = self.stages.needed(target, &BTreeMap::new());
+        let needed = self.stages.needed(target);
         let mut errors = Vec::new();
         for i in needed {
             self.current = i;
@@ -83,6 +83,9 @@ impl<'a> Lowering<'a> {
         config.os.clone_from(&platform.os);
         config.architecture.clone_from(&platform.architecture);
         config.variant.clone_from(&platform.variant);
+        if !platform.os_version.is_empty() {
+            config.os_version.clone_from(&platform.os_version);
+        }
         let graph = std::mem::take(&mut self.drafts).finish(state.head, &self.options.filename, &file.text);
         let graph = graph.map_err(|e| vec![Diagnostic::error(Span::default(), e.to_string())])?;
         Ok(Some(Lowered { graph, config, base_config: state.base_image }))
@@ -121,6 +124,7 @@ impl<'a> Lowering<'a> {
         };
         state.epoch = self.options.epoch.map(oci::time::rfc3339);
         self.name_base(i, &mut state);
+        self.lower_read(i, &triggers)?;
         state.naming.onbuild = true;
         for trigger in &triggers {
             self.instruction(&mut state, trigger)?;
@@ -130,6 +134,23 @@ impl<'a> Lowering<'a> {
             self.instruction(&mut state, instruction)?;
         }
         Ok(Some(state))
+    }
+
+    /// Lowers the stages that triggers read: which ones is known only now.
+    fn lower_read(&mut self, i: usize, triggers: &[Instruction]) -> Result<()> {
+        let names = triggers.iter().flat_map(stages::froms);
+        let read: BTreeSet<usize> = names.filter_map(|name| self.stages.earlier(i, &name)).collect();
+        for stage in read.iter().flat_map(|stage| self.stages.needed(*stage)) {
+            if self.done.contains_key(&stage) {
+                continue;
+            }
+            self.current = stage;
+            if let Some(state) = self.stage(stage)? {
+                self.done.insert(stage, state);
+            }
+        }
+        self.current = i;
+        Ok(())
     }
 
     fn instruction(&mut self, state: &mut State, instruction: &Instruction) -> Result<()> {
@@ -227,6 +248,7 @@ impl<'a> Lowering<'a> {
         platform: &Platform,
     ) -> Option<(Option<Id>, Option<ImageConfig>)> {
         match context {
+            NamedContext::Image(reference) if reference == "scratch" => Some((None, None)),
             NamedContext::Image(reference) => {
                 let normal = Reference::parse(reference).map(|r| r.or_latest().to_string());
                 let normal = normal.unwrap_or_else(|_| reference.clone());
@@ -366,8 +388,11 @@ impl<'a> Lowering<'a> {
     /// The tree that `--from` or `from=` names; `None` is the empty one.
     pub fn tree(&mut self, name: &str, word: &Word, state: &State) -> Result<Option<Id>> {
         if name.contains('$') {
-            let error = Diagnostic::error(word.span, "variable expansion is not supported in --from");
-            return Err(error.help("define a new stage with FROM that expands it, and name that stage"));
+            let error = Diagnostic::error(
+                word.span,
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
+            );
+            return Err(error);
         }
         if let Some(i) = self.stages.earlier(self.current, name) {
             return Ok(match self.done.get(&i) {
@@ -375,6 +400,11 @@ impl<'a> Lowering<'a> {
                 // Its base is not known yet: anything stands for it, as this lowering is thrown away.
                 None => Some(self.context()),
             });
+        }
+        if let Some(later) = self.stages.named(name).filter(|later| *later > self.current) {
+            let text = format!("cannot copy from stage \"{name}\", it needs to be defined before current stage");
+            let place = self.stages.list[later].from.lines.0;
+            return Err(Diagnostic::error(word.span, text).help(format!("it begins on line {place}")));
         }
         let platform = state.platform.clone();
         let key = (name.to_owned(), platform.to_string());
@@ -399,7 +429,7 @@ impl<'a> Lowering<'a> {
         let names = self.stages.list.iter().map(|s| s.name.as_str()).filter(|n| !n.is_empty());
         let error = Diagnostic::error(word.span, format!("`{name}` is no stage and no image: {reason}"));
         match crate::diagnostic::nearest(name, names) {
-            Some(near) => error.help(format!("did you mean `{near}`?")),
+            Some(near) => error.help(format!("did you mean {near}?")),
             None => error,
         }
     }

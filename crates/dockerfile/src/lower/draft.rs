@@ -100,8 +100,10 @@ impl Drafts {
             let input = |id: &Id| made.get(id).map(named);
             op.inputs = draft.inputs.iter().filter_map(input).collect();
             let digest = builder.add(op, draft.metadata)?;
-            let place = locations.entry(digest.to_string()).or_insert_with(wire::Locations::default);
-            place.locations.extend(draft.lines.map(location));
+            if let Some(lines) = draft.lines {
+                let place = locations.entry(digest.to_string()).or_insert_with(wire::Locations::default);
+                place.locations.push(location(lines));
+            }
             made.insert(Id(i), Edge { vertex: digest, output: 0 });
         }
         let info = wire::SourceInfo {

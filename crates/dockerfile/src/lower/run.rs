@@ -122,14 +122,11 @@ fn script(lowering: &mut Lowering<'_>, document: &Heredoc, parts: &mut Parts) ->
 /// One `--mount`.
 fn mount(lowering: &mut Lowering<'_>, state: &State, word: &Word, parts: &mut Parts) -> Result<()> {
     let bad = |text: String| Diagnostic::error(word.span, text);
-    let mut wanted = parse::mount(&word.value).map_err(bad)?;
-    let expand = |text: &mut String| -> Result<()> {
-        *text = state.word(&Word { value: text.clone(), span: word.span })?;
-        Ok(())
+    let expand = |text: &str| {
+        let expanded = state.word(&Word { value: text.to_owned(), span: word.span });
+        expanded.map_err(|error| error.message)
     };
-    for text in [&mut wanted.source, &mut wanted.target, &mut wanted.id] {
-        expand(text)?;
-    }
+    let wanted = parse::mount(&word.value, &expand).map_err(bad)?;
     let dest = if wanted.target.is_empty() { String::new() } else { plain(&state.path(&wanted.target)) };
     if dest == "/" {
         return Err(bad("invalid mount target \"/\"".to_owned()));

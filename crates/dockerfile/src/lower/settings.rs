@@ -128,7 +128,10 @@ fn args(
         if let Some(value) = value.as_ref().filter(|_| !NOT_ENVIRONMENT.contains(&name.value.as_str())) {
             state.set_env(&name.value, value);
         }
-        state.args.push((name.value.clone(), value));
+        match state.args.iter_mut().find(|(known, _)| *known == name.value) {
+            Some(known) => known.1 = value,
+            None => state.args.push((name.value.clone(), value)),
+        }
     }
     state.record(&format!("ARG {}", texts.join(" ")), false);
     Ok(())

@@ -65,7 +65,7 @@ impl<'a> Stages<'a> {
         let Some(first) = first else {
             let span = file.instructions.first().map(|i| i.span).unwrap_or_default();
             return Err(vec![
-                Diagnostic::error(span, "no build stage in current context").help("begin with `FROM <image>`"),
+                Diagnostic::error(span, "dockerfile contains no stages to build").help("begin with FROM <image>"),
             ]);
         };
         let mut globals = predefined(options);
@@ -172,20 +172,19 @@ impl<'a> Stages<'a> {
             let span = self.list.first().map(|s| s.from.span).unwrap_or_default();
             let error = Diagnostic::error(span, format!("target stage \"{}\" could not be found", options.target));
             match nearest(&options.target, self.list.iter().map(|s| s.name.as_str()).filter(|n| !n.is_empty())) {
-                Some(near) => error.help(format!("did you mean `{near}`?")),
+                Some(near) => error.help(format!("did you mean {near}?")),
                 None => error,
             }
         })
     }
 
     /// The stages that `target` needs, in order, itself last.
-    pub fn needed(&self, target: usize, more: &BTreeMap<usize, BTreeSet<usize>>) -> BTreeSet<usize> {
+    pub fn needed(&self, target: usize) -> BTreeSet<usize> {
         let mut needed = BTreeSet::new();
         let mut open = vec![target];
         while let Some(i) = open.pop() {
             if needed.insert(i) {
                 open.extend(&self.list[i].reads);
-                open.extend(more.get(&i).into_iter().flatten());
             }
         }
         needed
@@ -196,10 +195,7 @@ impl<'a> Stages<'a> {
 pub fn froms(instruction: &Instruction) -> Vec<String> {
     match &instruction.kind {
         Kind::Copy(copy) => copy.from.iter().map(|w| w.value.clone()).collect(),
-        Kind::Run(run) => {
-            let mounts = run.mounts.iter().filter_map(|m| parse::mount(&m.value).ok());
-            mounts.filter_map(|m| m.from).collect()
-        }
+        Kind::Run(run) => run.mounts.iter().filter_map(|m| parse::mount_from(&m.value)).collect(),
         _ => Vec::new(),
     }
 }

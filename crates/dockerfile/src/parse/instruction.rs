@@ -67,7 +67,7 @@ impl<'a> Body<'a> {
             if !allowed.contains(&name.as_str()) {
                 let mut error = Diagnostic::error(span, format!("unknown flag: --{name} of {keyword}"));
                 error = match nearest(&name, allowed.iter().copied()) {
-                    Some(near) => error.help(format!("did you mean `--{near}`?")),
+                    Some(near) => error.help(format!("did you mean {near}?")),
                     None if allowed.is_empty() => error.help(format!("{keyword} takes no flags")),
                     None => error.help(format!("{keyword} takes --{}", allowed.join(", --"))),
                 };
@@ -392,7 +392,7 @@ fn onbuild(body: &Body<'_>, heredocs: Vec<Heredoc>) -> Result<Kind> {
         word if !super::KEYWORDS.contains(&word) => {
             let mut error = Diagnostic::error(body.line.span(body.at, end), format!("unknown instruction: {word}"));
             if let Some(near) = nearest(word, super::KEYWORDS) {
-                error = error.help(format!("did you mean `{near}`?"));
+                error = error.help(format!("did you mean {near}?"));
             }
             return Err(error);
         }

@@ -10,7 +10,7 @@ use crate::diagnostic::{Diagnostic, LineIndex, Span, nearest};
 use lines::{Lines, Logical};
 
 pub use lines::heredoc_word;
-pub use mount::{CacheSharing, Mount, MountKind, mount};
+pub use mount::{CacheSharing, Mount, MountKind, mount, mount_from};
 
 /// Every instruction's keyword.
 pub const KEYWORDS: [&str; 18] = [
@@ -113,7 +113,7 @@ fn instruction(
     if !KEYWORDS.contains(&upper.as_str()) {
         let mut error = Diagnostic::error(keyword.span, format!("unknown instruction: {}", keyword.value));
         if let Some(near) = nearest(&upper, KEYWORDS) {
-            error = error.help(format!("did you mean `{near}`?"));
+            error = error.help(format!("did you mean {near}?"));
         }
         errors.push(error);
         return made;

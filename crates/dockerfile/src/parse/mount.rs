@@ -74,11 +74,22 @@ const KEYS: [&str; 16] = [
     "dst",
 ];
 
-/// Reads a mount's `key=value` list.
-pub fn mount(text: &str) -> Result<Mount, String> {
+/// The tree that a mount's `from` names, as written.
+pub fn mount_from(text: &str) -> Option<String> {
+    let fields = fields(text).ok()?;
+    fields.into_iter().find(|(key, _)| key == "from").and_then(|(_, value)| value)
+}
+
+/// Reads a mount's `key=value` list; `expand` is given every value but `from`'s.
+pub fn mount(text: &str, expand: &dyn Fn(&str) -> Result<String, String>) -> Result<Mount, String> {
     let mut mount = Mount::default();
     let mut readonly = None;
-    let fields: Vec<(String, Option<String>)> = fields(text)?;
+    let mut fields: Vec<(String, Option<String>)> = fields(text)?;
+    for (_, value) in fields.iter_mut().filter(|(key, _)| key != "from") {
+        if let Some(value) = value {
+            *value = expand(value)?;
+        }
+    }
     if let Some((_, Some(kind))) = fields.iter().find(|(k, _)| k == "type") {
         mount.kind = kind_of(kind)?;
     }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use builder::session::Error as SessionError;
+use prost::Message;
 use proto::files::packet::PacketType;
 use proto::files::{Packet, Stat};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
@@ -62,6 +63,8 @@ pub struct Receiver {
     times: Vec<(String, i64)>,
     listed: bool,
     over: bool,
+    /// Bytes that came.
+    transferred: u64,
 }
 
 impl Receiver {
@@ -81,11 +84,13 @@ impl Receiver {
             times: Vec::new(),
             listed: false,
             over: false,
+            transferred: 0,
         })
     }
 
     /// Takes one packet.
     pub fn take(&mut self, packet: Packet) -> Result<(), Error> {
+        self.transferred += packet.encoded_len() as u64;
         match PacketType::try_from(packet.r#type) {
             Ok(PacketType::PacketStat) => match packet.stat {
                 Some(stat) => self.entry(stat)?,
@@ -105,8 +110,8 @@ impl Receiver {
         Ok(())
     }
 
-    /// All packets came: what the client did not name goes.
-    pub fn finish(mut self) -> Result<(), Error> {
+    /// All packets came: what the client did not name goes. Gives the bytes that came.
+    pub fn finish(mut self) -> Result<u64, Error> {
         if !self.over {
             return Err(Error::Ended);
         }
@@ -114,7 +119,7 @@ impl Receiver {
         for (path, time) in std::mem::take(&mut self.times).into_iter().rev() {
             self.set_time(&path, time)?;
         }
-        Ok(())
+        Ok(self.transferred)
     }
 
     fn send(&self, packet: Packet) {

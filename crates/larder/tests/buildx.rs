@@ -1,0 +1,283 @@
+//! The daemon under real, unmodified docker-buildx clients of several ages: what their users see.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::kitchen::{Kitchen, Ran};
+
+/// A daemon on the kitchen's store with one client.
+struct Daemon<'a> {
+    kitchen: &'a Kitchen,
+    child: Child,
+    client: &'a str,
+}
+
+impl<'a> Daemon<'a> {
+    fn start(kitchen: &'a Kitchen, client: &'a str) -> Daemon<'a> {
+        let socket = format!("unix://{}", kitchen.path("larder.sock").display());
+        let mut command = kitchen.command(&kitchen.root(), &["daemon", "--addr", &socket]);
+        let child = command.stderr(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
+        let daemon = Daemon { kitchen, child, client };
+        let begun = Instant::now();
+        while !kitchen.path("larder.sock").exists() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the daemon does not open its socket");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        daemon.buildx(&["create", "--name", "l", "--driver", "remote", &socket, "--use"]).ok();
+        daemon
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.client);
+        command.args(args).current_dir(self.kitchen.context()).stdin(Stdio::null());
+        command.env("BUILDX_CONFIG", self.kitchen.path("buildx")).env("HOME", self.kitchen.path("home"));
+        command.env_remove("SOURCE_DATE_EPOCH").env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
+        command
+    }
+
+    fn buildx(&self, args: &[&str]) -> Ran {
+        Ran::of(self.command(args).output().unwrap())
+    }
+
+    fn build(&self, args: &[&str]) -> Ran {
+        let mut all = vec!["build", "--progress", "plain"];
+        all.extend(args);
+        all.push(".");
+        self.buildx(&all)
+    }
+
+    /// A build that goes on until its step prints `ready`.
+    fn build_until_ready(&self) -> Child {
+        use std::io::{BufRead, BufReader};
+        let mut child = self.command(&["build", "--progress", "plain", "."]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().ends_with(" ready")), "the step never began");
+        // Whoever is not read any more would stop.
+        std::thread::spawn(move || lines.for_each(drop));
+        child
+    }
+}
+
+impl Drop for Daemon<'_> {
+    fn drop(&mut self) {
+        let _ =
+            rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// Every client on this machine; says loudly when there is none.
+fn clients() -> Vec<String> {
+    let peers = std::env::var("LARDER_PEERS").unwrap_or_else(|_| "/usr/local/lib/larder-peers".to_owned());
+    let found: Vec<String> = ["buildx-trixie", "buildx-sid"]
+        .iter()
+        .map(|name| format!("{peers}/{name}/docker-buildx"))
+        .filter(|path| std::path::Path::new(path).exists())
+        .collect();
+    if found.is_empty() {
+        eprintln!("SKIPPED: no docker-buildx in {peers} (ci/buildx brings it)");
+    }
+    found
+}
+
+fn each(test: impl Fn(&Kitchen, &Daemon<'_>)) {
+    for client in clients() {
+        let Some(kitchen) = Kitchen::new() else { return };
+        let daemon = Daemon::start(&kitchen, &client);
+        test(&kitchen, &daemon);
+    }
+}
+
+/// Processes whose command line has `text`.
+fn processes(text: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = entries.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).replace('\0', " ").contains(text)).count()
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn cached_and_explained() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM base AS one\nCOPY a /a\nRUN cat /a\nFROM base\nCOPY --from=one /a /b\n");
+        kitchen.write("a", "first");
+        let first = daemon.build(&[]).ok();
+        assert!(first.stderr.contains("[one 3/3] RUN cat /a"), "{}", first.stderr);
+        let second = daemon.build(&[]).ok();
+        assert!(!second.stderr.contains("because"), "{}", second.stderr);
+        assert!(second.stderr.matches("CACHED").count() >= 3, "{}", second.stderr);
+        kitchen.write("a", "other");
+        let third = daemon.build(&[]).ok();
+        assert!(third.stderr.contains("because a changed (content), 1 of 1 files"), "{}", third.stderr);
+    });
+}
+
+#[test]
+fn a_failed_step_shows_its_lines() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM base\nRUN true\nRUN echo why >&2; exit 7\n");
+        let ran = daemon.build(&[]);
+        assert_ne!(ran.code, 0);
+        for text in [">>> RUN echo why >&2; exit 7", "did not complete successfully: exit code: 7", "why"] {
+            assert!(ran.stderr.contains(text), "{text}: {}", ran.stderr);
+        }
+        kitchen.write("Dockerfile", "FROM base\nRUM true\n");
+        let ran = daemon.build(&[]);
+        assert_ne!(ran.code, 0);
+        assert!(ran.stderr.contains("unknown instruction: RUM (did you mean RUN?)"), "{}", ran.stderr);
+        // The daemon lives on.
+        kitchen.write("Dockerfile", "FROM base\nRUN true\n");
+        daemon.build(&[]).ok();
+    });
+}
+
+#[test]
+fn every_output_and_a_registry() {
+    each(|kitchen, daemon| {
+        let Some(registry) = testkit::registry::start() else { return };
+        kitchen.write("Dockerfile", "FROM base\nCOPY sub /sub\nRUN ln /sub/f /sub/g && ln -s f /sub/l\n");
+        kitchen.write("sub/f", "content");
+        let out = kitchen.path("out");
+        daemon.build(&["-o", &format!("type=local,dest={}", out.display())]).ok();
+        assert_eq!(std::fs::read_to_string(out.join("sub/g")).unwrap(), "content");
+        assert_eq!(std::fs::read_link(out.join("sub/l")).unwrap().to_str(), Some("f"));
+        for kind in ["oci", "docker", "tar"] {
+            let file = kitchen.path(&format!("{kind}.tar"));
+            daemon.build(&["-t", "app", "-o", &format!("type={kind},dest={}", file.display())]).ok();
+            let listed = Command::new("tar").arg("-tf").arg(&file).output().unwrap();
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let wanted = if kind == "tar" { "sub/f" } else { "index.json" };
+            assert!(listed.lines().any(|l| l == wanted), "{kind}: {listed}");
+        }
+        let name = format!("{}/team/app:1", registry.host);
+        let metadata = kitchen.path("metadata.json");
+        daemon.build(&["--push", "-t", &name, "--metadata-file", metadata.to_str().unwrap()]).ok();
+        let text = std::fs::read_to_string(metadata).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let digest = value["containerimage.digest"].as_str().unwrap();
+        let shown = daemon.buildx(&["imagetools", "inspect", &name]).ok();
+        assert!(shown.stdout.contains(digest), "{digest}: {}", shown.stdout);
+    });
+}
+
+#[test]
+fn secrets_and_cache_mounts() {
+    each(|kitchen, daemon| {
+        let text = "FROM base\n\
+            RUN --mount=type=secret,id=tok test \"$(cat /run/secrets/tok)\" = hush\n\
+            RUN --mount=type=cache,target=/c echo x >> /c/log\n\
+            ARG AGAIN\n\
+            RUN --mount=type=cache,target=/c echo $AGAIN; wc -l < /c/log; echo x >> /c/log\n";
+        kitchen.write("Dockerfile", text);
+        kitchen.write("tok", "hush");
+        let secret = ["--secret", "id=tok,src=tok"];
+        daemon.build(&secret).ok();
+        let second = daemon.build(&[&secret[..], &["--build-arg", "AGAIN=1"]].concat()).ok();
+        assert!(second.stderr.contains("because ARG AGAIN"), "{}", second.stderr);
+        assert!(second.stderr.lines().any(|l| l.ends_with(" 2")), "{}", second.stderr);
+        assert_ne!(daemon.build(&["--no-cache"]).code, 0, "a step without its secret passed");
+    });
+}
+
+#[test]
+fn bake_with_linked_targets() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM base\nRUN echo made > /made\n");
+        kitchen.write("app.Dockerfile", "FROM lower\nRUN cat /made > /copy\n");
+        kitchen.write(
+            "docker-bake.hcl",
+            "group \"default\" { targets = [\"lower\", \"app\"] }\n\
+             target \"lower\" { dockerfile = \"Dockerfile\" }\n\
+             target \"app\" {\n dockerfile = \"app.Dockerfile\"\n contexts = { lower = \"target:lower\" }\n\
+             output = [\"type=local,dest=out\"]\n}\n",
+        );
+        let args = ["bake", "--progress", "plain", "--allow", "fs.write=out"];
+        // The flag is younger than the oldest client.
+        let old = daemon.client.contains("trixie");
+        daemon.buildx(if old { &args[..3] } else { &args }).ok();
+        assert_eq!(std::fs::read_to_string(kitchen.context().join("out/copy")).unwrap(), "made\n");
+    });
+}
+
+#[test]
+fn a_cancelled_and_a_vanished_client_leave_nothing() {
+    each(|kitchen, daemon| {
+        let mark = format!("sleep 3{:07}", std::process::id());
+        kitchen.write("Dockerfile", &format!("FROM base\nRUN echo ready && {mark}\n"));
+        for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
+            let mut child = daemon.build_until_ready();
+            eventually("the step never slept", || processes(&mark) > 0);
+            rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+            assert!(!child.wait().unwrap().success());
+            eventually("a step of a client that is gone runs on", || processes(&mark) == 0);
+            eventually("a mount of a step is left", || {
+                let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+                !mounts.contains(kitchen.root().to_str().unwrap())
+            });
+        }
+        kitchen.write("Dockerfile", "FROM base\nRUN true\n");
+        daemon.build(&[]).ok();
+    });
+}
+
+#[test]
+fn two_clients_share_one_run() {
+    each(|kitchen, daemon| {
+        let text = "FROM base\nRUN --mount=type=cache,target=/c echo x >> /c/runs && sleep 2\n";
+        kitchen.write("Dockerfile", text);
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..2).map(|_| scope.spawn(|| daemon.build(&[]).ok())).collect();
+            all.into_iter().for_each(|ran| drop(ran.join().unwrap()));
+        });
+        kitchen.write("Dockerfile", "FROM base\nRUN --mount=type=cache,target=/c cp /c/runs /runs\n");
+        let out = kitchen.path("out");
+        daemon.build(&["-o", &format!("type=local,dest={}", out.display())]).ok();
+        assert_eq!(std::fs::read_to_string(out.join("runs")).unwrap(), "x\n");
+    });
+}
+
+/// BuildKit ships a stale file here: same size, and a time that the last sync had seen already.
+#[test]
+fn a_file_that_changed_within_its_own_time_is_not_stale() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM scratch\nCOPY a /a\n");
+        kitchen.write("a", "first");
+        let path = kitchen.context().join("a");
+        let soon = std::time::SystemTime::now() + Duration::from_secs(5);
+        let set = |time| std::fs::File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        set(soon);
+        daemon.build(&[]).ok();
+        kitchen.write("a", "other");
+        set(soon);
+        let out = kitchen.path("out");
+        daemon.build(&["-o", &format!("type=local,dest={}", out.display())]).ok();
+        assert_eq!(std::fs::read_to_string(out.join("a")).unwrap(), "other");
+    });
+}
+
+#[test]
+fn du_prune_and_history() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM base\nRUN echo x > /x\n");
+        daemon.build(&[]).ok();
+        let du = daemon.buildx(&["du"]).ok();
+        assert!(du.stdout.contains("Reclaimable:"), "{}", du.stdout);
+        let gone = daemon.buildx(&["prune", "--force"]).ok();
+        assert!(gone.stdout.contains("Total:"), "{}", gone.stdout);
+        let again = daemon.build(&[]).ok();
+        assert!(again.stderr.contains("because"), "{}", again.stderr);
+        // `history` is younger than the oldest client.
+        if !daemon.client.contains("trixie") {
+            let history = daemon.buildx(&["history", "ls"]).ok();
+            assert!(history.stdout.contains("Completed"), "{}", history.stdout);
+            assert!(daemon.buildx(&["history", "logs"]).ok().stderr.contains("RUN echo x"));
+        }
+    });
+}
