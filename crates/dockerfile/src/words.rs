@@ -20,8 +20,10 @@ pub struct Found {
 pub struct Shell {
     /// `\` or a backtick.
     pub escape: char,
-    /// Quotes are characters like any other, as in a heredoc.
+    /// Quotes stay.
     pub raw_quotes: bool,
+    /// Quotes are characters like any other, as in a heredoc.
+    pub plain_quotes: bool,
     /// Escapes stay.
     pub raw_escapes: bool,
     /// Variables without a value stay as written.
@@ -31,7 +33,7 @@ pub struct Shell {
 impl Shell {
     /// Quotes and escapes are taken away, unset variables are empty.
     pub fn new(escape: char) -> Shell {
-        Shell { escape, raw_quotes: false, raw_escapes: false, keep_unset: false }
+        Shell { escape, raw_quotes: false, plain_quotes: false, raw_escapes: false, keep_unset: false }
     }
 
     /// Expands `text` into one word.
@@ -119,8 +121,8 @@ impl Reader<'_> {
                 return Ok(());
             }
             match c {
-                '\'' if !self.shell.raw_quotes => self.single_quoted()?,
-                '"' if !self.shell.raw_quotes => self.double_quoted()?,
+                '\'' if !self.shell.plain_quotes => self.single_quoted()?,
+                '"' if !self.shell.plain_quotes => self.double_quoted()?,
                 '$' => {
                     let value = self.dollar()?;
                     self.push(&value);
@@ -154,7 +156,9 @@ impl Reader<'_> {
         self.at += 1;
         while let Some(c) = self.next() {
             if c == '\'' {
-                let text: String = self.chars[start + 1..self.at - 1].iter().collect();
+                let raw = self.shell.raw_quotes;
+                let range = if raw { start..self.at } else { start + 1..self.at - 1 };
+                let text: String = self.chars[range].iter().collect();
                 self.push_raw(&text);
                 return Ok(());
             }
@@ -169,6 +173,9 @@ impl Reader<'_> {
             match c {
                 '"' => {
                     self.at += 1;
+                    if self.shell.raw_quotes {
+                        text = format!("\"{text}\"");
+                    }
                     self.push_raw(&text);
                     return Ok(());
                 }

@@ -73,6 +73,11 @@ impl<'a> Frontend<'a> {
         Ok(targets)
     }
 
+    /// The client's name for the directory of the Dockerfile.
+    fn dockerfile_key(&self) -> &str {
+        self.attribute("dockerfilekey").unwrap_or("dockerfile")
+    }
+
     /// The Dockerfile, and the patterns of what the context leaves out.
     pub async fn definition_and_ignore(&self) -> Result<(Definition, Vec<String>), Error> {
         let definition = self.definition().await?;
@@ -103,7 +108,7 @@ impl<'a> Frontend<'a> {
             if let Some((graph, _)) = &self.remote.dockerfile {
                 return context::read(self.build, graph, &filename).await;
             }
-            let directory = self.build.session().directory("dockerfile", &definition_files(&filename)).await?;
+            let directory = self.build.session().directory(self.dockerfile_key(), &definition_files(&filename)).await?;
             let path = directory.root.join(&filename);
             let lower = directory.root.join(filename.to_lowercase());
             let path = if path.exists() || !lower.exists() { path } else { lower };
@@ -123,7 +128,7 @@ impl<'a> Frontend<'a> {
         let task =
             self.build.events().begin(&format!("{} ignore", self.build.request().id), "[internal] load .dockerignore");
         let read = async {
-            let directory = self.build.session().directory("dockerfile", &definition_files(filename)).await?;
+            let directory = self.build.session().directory(self.dockerfile_key(), &definition_files(filename)).await?;
             if let Some(text) = optional(&directory.root.join(format!("{filename}.dockerignore")))? {
                 return Ok(text);
             }

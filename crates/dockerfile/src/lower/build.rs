@@ -437,7 +437,8 @@ impl<'a> Lowering<'a> {
     /// Asks for images of steps that can't be lowered yet.
     fn foresee(&mut self, i: usize, instruction: &Instruction) {
         for name in stages::froms(instruction) {
-            let known = self.stages.earlier(i, &name).is_some() || stages::context(&name, self.options).is_some();
+            let known = self.stages.earlier(i, &name).or(self.stages.named(&name)).is_some()
+                || stages::context(&name, self.options).is_some();
             if let (false, Ok(parsed)) = (known || name == "scratch" || name.contains('$'), Reference::parse(&name)) {
                 let platform = self.stages.list[i].platform.clone();
                 self.image(&parsed.or_latest().to_string(), &platform, None);

@@ -22,7 +22,12 @@ struct One {
 /// Lowers a COPY or ADD.
 pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instruction, copy: &Copy) -> Result<()> {
     let keyword = if copy.add { "ADD" } else { "COPY" };
-    let dest = state.path(&state.word(&copy.dest)?);
+    let written = state.word(&copy.dest)?;
+    let mut dest = state.path(&written);
+    // What names a directory by a dot names one also where none is yet (BuildKit adds the slash before it digests).
+    if (matches!(written.as_str(), "." | "") || written.ends_with("/.")) && !dest.ends_with('/') {
+        dest.push('/');
+    }
     let chown = copy.chown.as_ref().map(|w| state.word(w)).transpose()?.filter(|c| !c.is_empty());
     let (mode, mode_str) = match &copy.chmod {
         Some(word) => mode_of(&state.word(word)?, word)?,
@@ -125,7 +130,7 @@ fn heredoc(lowering: &mut Lowering<'_>, state: &State, document: &Heredoc) -> Re
     if document.expand {
         let word = Word { value: content, span: document.span };
         let lookup = |name: &str| state.get_env(name);
-        let shell = crate::words::Shell { raw_quotes: true, ..state.shell };
+        let shell = crate::words::Shell { plain_quotes: true, ..state.shell };
         content = shell.word(&word.value, &lookup).map_err(|e| Diagnostic::error(word.span, e))?;
     }
     let file = inline(&mut lowering.drafts, &document.name, content.into_bytes(), 0o644);

@@ -69,6 +69,11 @@ impl<'a> Stages<'a> {
             ]);
         };
         let mut globals = predefined(options);
+        if options.target.is_empty()
+            && let Some(name) = last_name(file)
+        {
+            globals.insert("TARGETSTAGE".to_owned(), name);
+        }
         globals_of(&file.instructions[..first], options, &shell, &mut globals)?;
         let mut stages = Stages { list: Vec::new(), globals, shell };
         let starts: Vec<usize> = (first..file.instructions.len())
@@ -208,6 +213,15 @@ pub fn context(name: &str, options: &Options) -> Option<NamedContext> {
         options.contexts.get(short).or_else(|| options.contexts.get(&familiar))
     });
     found.cloned()
+}
+
+/// The name of the last stage, if it has one.
+fn last_name(file: &File) -> Option<String> {
+    let name = |i: &Instruction| match &i.kind {
+        Kind::From { name, .. } => Some(name.as_ref().map(|n| n.value.to_ascii_lowercase())),
+        _ => None,
+    };
+    file.instructions.iter().rev().find_map(name).flatten()
 }
 
 /// Arguments that every Dockerfile has.

@@ -15,11 +15,16 @@ pub fn look(look: &mut Look<'_>) {
     casing(look, &file.instructions);
     let mut once: BTreeMap<&str, Span> = BTreeMap::new();
     let mut absolute = false;
+    let mut based: BTreeMap<String, bool> = BTreeMap::new();
+    let mut stage = String::new();
     for instruction in &file.instructions {
         match &instruction.kind {
-            Kind::From { .. } => {
+            Kind::From { image, name, .. } => {
                 once.clear();
-                absolute = false;
+                based.insert(std::mem::take(&mut stage), absolute);
+                // A stage goes on where its base stage was.
+                absolute = based.get(&image.value.to_ascii_lowercase()).copied().unwrap_or(false);
+                stage = name.as_ref().map(|n| n.value.to_ascii_lowercase()).unwrap_or_default();
             }
             Kind::Cmd(command) => {
                 shell_form(look, instruction, "CMD", command);

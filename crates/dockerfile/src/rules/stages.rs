@@ -33,7 +33,10 @@ pub fn look(look: &mut Look<'_>) {
         match &instruction.kind {
             Kind::Arg(list) if !in_stage => {
                 for (name, value) in list {
-                    globals.insert(name.value.clone(), value.as_ref().map(|v| v.value.clone()));
+                    let known = |name: &str| globals.get(name).cloned().flatten();
+                    let shell = Shell::new(file.escape);
+                    let value = value.as_ref().and_then(|v| shell.word(&v.value, &known).ok());
+                    globals.insert(name.value.clone(), value);
                 }
             }
             Kind::From { image, name, platform } => {
@@ -44,7 +47,7 @@ pub fn look(look: &mut Look<'_>) {
                 }
                 base(look, image, &globals, &names);
                 if let Some(platform) = platform {
-                    platform_of(look, platform);
+                    platform_of(look, platform, name.as_ref().map_or("", |n| &n.value));
                 }
             }
             _ => {}
@@ -93,13 +96,13 @@ fn base(look: &mut Look<'_>, image: &Word, globals: &BTreeMap<String, Option<Str
     }
 }
 
-fn platform_of(look: &mut Look<'_>, platform: &Word) {
+fn platform_of(look: &mut Look<'_>, platform: &Word, stage: &str) {
     let text = platform.value.trim_matches('"');
     if matches!(text, "$TARGETPLATFORM" | "${TARGETPLATFORM}") {
         let text =
             format!("Setting platform to predefined {text} in FROM is redundant as this is the default behavior");
         look.find("RedundantTargetPlatform", platform.span, text);
-    } else if !text.contains('$') && !text.is_empty() {
+    } else if !text.contains('$') && !text.is_empty() && !text.split('/').any(|part| stage.contains(part)) {
         let text = format!("FROM --platform flag should not use constant value \"{text}\"");
         look.find("FromPlatformFlagConstDisallowed", platform.span, text);
     }
