@@ -2,6 +2,7 @@
 //! It translates and remembers who is connected; what a build is, it leaves to `builder`.
 
 mod bridge;
+pub mod client;
 mod collector;
 pub mod config;
 mod control;

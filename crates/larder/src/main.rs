@@ -17,7 +17,11 @@ fn main() -> ExitCode {
     // An image that holds this binary under BuildKit's names serves where BuildKit does.
     let name = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&name).file_name().unwrap_or_default();
-    let done = if name == "buildkitd" { commands::daemon::buildkitd() } else { commands::Larder::parse().run() };
+    let done = match name.to_str() {
+        Some("buildkitd") => commands::daemon::buildkitd(),
+        Some("buildctl") => commands::buildctl::run(),
+        _ => commands::Larder::parse().run(),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -281,3 +281,34 @@ fn du_prune_and_history() {
         }
     });
 }
+
+/// buildx's drivers for containers start `buildctl dial-stdio` inside an image: larder under that name serves.
+#[test]
+fn a_client_through_dial_stdio() {
+    use std::os::fd::OwnedFd;
+    each(|kitchen, daemon| {
+        let buildctl = kitchen.path("buildctl");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_larder"), &buildctl).unwrap();
+        let address = format!("unix://{}", kitchen.path("larder.sock").display());
+        let workers = Command::new(&buildctl).args(["--addr", &address, "debug", "workers"]).output().unwrap();
+        assert!(String::from_utf8_lossy(&workers.stdout).contains("linux/"), "{workers:?}");
+        let listener = std::os::unix::net::UnixListener::bind(kitchen.path("through.sock")).unwrap();
+        // Ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                let other = stream.try_clone().unwrap();
+                let mut command = Command::new(&buildctl);
+                command.args(["--addr", &address, "dial-stdio"]);
+                let mut child = command.stdin(OwnedFd::from(stream)).stdout(OwnedFd::from(other)).spawn().unwrap();
+                std::thread::spawn(move || child.wait());
+            }
+        });
+        let through = format!("unix://{}", kitchen.path("through.sock").display());
+        daemon.buildx(&["create", "--name", "t", "--driver", "remote", &through, "--use"]).ok();
+        kitchen.write("Dockerfile", "FROM base\nCOPY f /f\nRUN cat /f\n");
+        kitchen.write("f", "through pipes");
+        let ran = daemon.build(&[]).ok();
+        assert!(ran.stderr.contains("through pipes"), "{}", ran.stderr);
+    });
+}

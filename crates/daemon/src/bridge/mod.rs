@@ -18,7 +18,7 @@ use proto::bridge::{
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::jobs::{BRIDGE_WAIT, Job};
+use crate::jobs::Job;
 use crate::session::value;
 use crate::{Daemon, refusal, workers};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Daemon {
         if id.is_empty() {
             return Err(Status::invalid_argument("a call without the metadata buildkit-controlapi-buildid"));
         }
-        self.jobs.find(&id, BRIDGE_WAIT).await
+        self.jobs.find(&id).await
     }
 }
 

@@ -15,7 +15,7 @@ use proto::control::{
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{Daemon, jobs, usage, workers};
+use crate::{Daemon, usage, workers};
 
 type Items<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -52,8 +52,8 @@ impl Control for Daemon {
         if let Some(kept) = history::replay(&self.engine.store, &id)? {
             return Ok(timed(stream::iter(kept.into_iter().map(Ok)).boxed()));
         }
-        let job = self.jobs.find(&id, jobs::STATUS_WAIT).await?;
-        let state = (job.log.clone(), status::Translator::default(), 0, false);
+        let log = self.jobs.log(&id).await?;
+        let state = (log, status::Translator::default(), 0, false);
         let messages = stream::unfold(state, |(log, mut translator, seen, over)| async move {
             if over {
                 return None;

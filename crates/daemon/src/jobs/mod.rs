@@ -18,9 +18,9 @@ pub use log::Log;
 pub use refs::Refs;
 
 /// How long `Status` waits for a build that is about to be asked for.
-pub const STATUS_WAIT: Duration = Duration::from_secs(6);
+const STATUS_WAIT: Duration = Duration::from_secs(6);
 /// How long the bridge does.
-pub const BRIDGE_WAIT: Duration = Duration::from_secs(3);
+const BRIDGE_WAIT: Duration = Duration::from_secs(3);
 /// How long a build that ended can still be found.
 const LINGER: Duration = Duration::from_secs(10);
 
@@ -65,14 +65,20 @@ pub struct Jobs(Arc<Table>);
 
 #[derive(Default)]
 struct Table {
-    jobs: Mutex<HashMap<String, Arc<Job>>>,
+    jobs: Mutex<HashMap<String, Entry>>,
     /// How many builds there were since the start.
     count: AtomicU64,
     changed: Notify,
 }
 
+/// What is known of a build. One that ended is only its log: it must keep nothing of its client's or the store's.
+struct Entry {
+    log: Log,
+    job: Option<Arc<Job>>,
+}
+
 impl Table {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Job>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -95,7 +101,7 @@ impl Jobs {
         if jobs.contains_key(id) {
             return Err(Status::already_exists(format!("there is a build {id} already")));
         }
-        jobs.insert(id.to_owned(), job.clone());
+        jobs.insert(id.to_owned(), Entry { log: job.log.clone(), job: Some(job.clone()) });
         drop(jobs);
         self.0.count.fetch_add(1, Ordering::Relaxed);
         self.0.changed.notify_waiters();
@@ -103,12 +109,22 @@ impl Jobs {
     }
 
     /// The build of that reference; waits a while for one that is not there yet.
-    pub async fn find(&self, id: &str, wait: Duration) -> Result<Arc<Job>, Status> {
+    pub async fn find(&self, id: &str) -> Result<Arc<Job>, Status> {
+        let found = self.entry(id, BRIDGE_WAIT, |entry| entry.job.clone()).await?;
+        found.ok_or_else(|| Status::not_found(format!("the build {id} has ended")))
+    }
+
+    /// The log of a build that goes on or has just ended; waits a while for one that is not there yet.
+    pub async fn log(&self, id: &str) -> Result<Log, Status> {
+        self.entry(id, STATUS_WAIT, |entry| entry.log.clone()).await
+    }
+
+    async fn entry<T>(&self, id: &str, wait: Duration, take: impl Fn(&Entry) -> T) -> Result<T, Status> {
         let waiting = async {
             loop {
                 let changed = self.0.changed.notified();
-                if let Some(job) = self.0.lock().get(id) {
-                    return job.clone();
+                if let Some(entry) = self.0.lock().get(id) {
+                    return take(entry);
                 }
                 changed.await;
             }
@@ -124,7 +140,7 @@ impl Jobs {
 
     /// Builds that go on now.
     pub fn active(&self) -> Vec<Arc<Job>> {
-        self.0.lock().values().filter(|job| !job.log.is_closed()).cloned().collect()
+        self.0.lock().values().filter_map(|entry| entry.job.clone()).collect()
     }
 }
 
@@ -141,6 +157,9 @@ impl Drop for Running {
         self.job.refs.clear();
         self.job.log.close();
         self.job.ended.notify_waiters();
+        if let Some(entry) = self.jobs.0.lock().get_mut(&self.job.id) {
+            entry.job = None;
+        }
         let (jobs, id) = (self.jobs.clone(), self.job.id.clone());
         let forget = async move {
             tokio::time::sleep(LINGER).await;

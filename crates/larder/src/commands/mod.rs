@@ -1,6 +1,7 @@
 //! The verbs, and what they share: where the store is, how a failure ends the process.
 
 pub mod build;
+pub mod buildctl;
 mod check;
 mod completions;
 pub mod daemon;
