@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+/// Names of volumes that hold mirrors of clients' directories begin so: no step may mount one.
+pub const MIRRORS: &str = "local:";
+
 /// What went wrong on the client's side.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
@@ -36,6 +39,8 @@ pub struct Directory {
     pub root: PathBuf,
     /// Names the directory between builds, so that its stat index is found again.
     pub identity: String,
+    /// Its files are only ever replaced, never changed in place, and lie beside the store: they may be linked.
+    pub linkable: bool,
     /// Bytes that were brought from the client for it just now.
     pub transferred: u64,
     /// Keeps the directory as it is until this is dropped. A user's own directory has none.

@@ -312,7 +312,7 @@ async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
     for (i, live) in lives.iter().enumerate() {
         let built_on = op.actions.iter().any(|a| a.input == i as i64);
         let tree = match live {
-            Live::Local(tree) if !built_on => Err(tree.scanned.view()),
+            Live::Local(tree) if !built_on => Err((tree.scanned.view(), tree.linkable)),
             live => Ok(live.snapshot(work).await?),
         };
         inputs.push(tree);
@@ -323,7 +323,7 @@ async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
         let store = &work.engine.store;
         let view = |input: Result<Option<SnapshotId>, _>| -> Result<ops::file::Input, ops::Error> {
             Ok(match input {
-                Err(view) => ops::file::Input { snapshot: None, view, link: false },
+                Err((view, link)) => ops::file::Input { snapshot: None, view, link },
                 Ok(None) => ops::file::Input { snapshot: None, view: store::view::View::empty(), link: false },
                 Ok(Some(id)) => {
                     let view = store::view::View::of_layers(store.snapshots().layers(id)?);

@@ -201,7 +201,7 @@ impl Exec<'_> {
 
     fn volume(&self, mount: &wire::Mount, held: &mut Held) -> Result<MountKind, Error> {
         let opt = mount.cache_opt.as_ref().ok_or_else(|| malformed("a cache mount without an id"))?;
-        if opt.id.starts_with(crate::sources::git::VOLUMES) {
+        if opt.id.starts_with(crate::sources::git::VOLUMES) || opt.id.starts_with(crate::session::MIRRORS) {
             return Err(malformed("a cache mount with an id that is larder's own"));
         }
         let seed = usize::try_from(mount.input).ok().and_then(|i| *self.inputs.get(i)?);

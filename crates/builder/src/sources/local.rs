@@ -21,6 +21,8 @@ pub struct Tree {
     pub name: String,
     /// What is in it.
     pub scanned: Arc<store::tree::Tree>,
+    /// Its files may be linked instead of copied.
+    pub linkable: bool,
     stored: OnceCell<Option<SnapshotId>>,
     /// The directory stays as it was scanned for as long as somebody reads from it.
     _guard: Option<Arc<dyn Send + Sync>>,
@@ -52,7 +54,7 @@ impl Tree {
         let directory = work.session.directory(&name, &wanted).await?;
         let (part, current) = (format!("transferring {name}:"), directory.transferred);
         work.events.tell(What::Progress { step: work.step, part, current, total: 0, done: true });
-        let guard = directory.guard.clone();
+        let (guard, linkable) = (directory.guard.clone(), directory.linkable);
         let store = work.engine.store.clone();
         let scanned = blocking("scanned the client's directory", move || {
             let filter =
@@ -60,7 +62,7 @@ impl Tree {
             store::tree::Tree::scan(&store, &directory.root, &directory.identity, &filter)
         })
         .await?;
-        Ok(Tree { name, scanned: Arc::new(scanned), stored: OnceCell::new(), _guard: guard })
+        Ok(Tree { name, scanned: Arc::new(scanned), linkable, stored: OnceCell::new(), _guard: guard })
     }
 
     /// The (filtered) directory as a snapshot, for processes that mount it.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use builder::session::{Directory, Error, Filter};
+use builder::session::{Directory, Error, Filter, MIRRORS};
 use oci::Digest;
 use proto::files::Packet;
 use proto::filesync::file_sync_client::FileSyncClient;
@@ -39,12 +39,12 @@ pub async fn sync(store: &Store, client: &Arc<Client>, name: &str, wanted: &Filt
     let write = |source| Error::Write { path: synced.clone(), source };
     std::fs::write(&synced, (began - CLOCK_STEP).to_string()).map_err(write)?;
     let identity = root.to_string_lossy().into_owned();
-    Ok(Directory { root, identity, transferred, guard: Some(Arc::new(std::sync::Mutex::new(volume))) })
+    Ok(Directory { root, identity, linkable: true, transferred, guard: Some(Arc::new(std::sync::Mutex::new(volume))) })
 }
 
 async fn take(store: &Store, client: &Client, name: &str, hint: &str) -> Result<Volume, Error> {
     let key = &client.shared_key;
-    let id = format!("local:{name}:{hint}:{}", Digest::of(key.as_bytes()).hex());
+    let id = format!("{MIRRORS}{name}:{hint}:{}", Digest::of(key.as_bytes()).hex());
     let (store, about) = (store.clone(), format!("local source for {name}"));
     let taken = tokio::task::spawn_blocking(move || {
         let request = VolumeRequest { name: &id, seed: None, sharing: Sharing::Private, description: &about };
