@@ -312,3 +312,14 @@ fn a_client_through_dial_stdio() {
         assert!(ran.stderr.contains("through pipes"), "{}", ran.stderr);
     });
 }
+
+/// Cache backends are not built yet: a build that names one passes, and says so.
+#[test]
+fn a_cache_that_is_left_out_is_told() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM base\nRUN true\n");
+        let cache = format!("type=local,dest={}", kitchen.path("cache").display());
+        let ran = daemon.build(&["--cache-to", &cache]).ok();
+        assert!(ran.stderr.contains("caches of the type local are not built into larder yet"), "{}", ran.stderr);
+    });
+}

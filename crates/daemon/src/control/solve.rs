@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use builder::build::{Build, Request, Response};
 use builder::exporters;
-use proto::control::{SolveRequest, SolveResponse};
+use proto::control::{CacheOptionsEntry, SolveRequest, SolveResponse};
 use tonic::Status;
 
 use crate::jobs::{Job, Log};
@@ -38,6 +38,7 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
     let build = begun.map_err(|error| refusal::of(&error, None))?;
     let (running, returned) = daemon.jobs.begin(&request.r#ref, log, build)?;
     let job = running.job.clone();
+    tell_left_out(&job, &request);
     let outcome = if request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty()) {
         match returned.await {
             Ok(Ok(result)) => bridge::result::export(&job, &result).await,
@@ -54,6 +55,21 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
     job.build.finish(&ended).map_err(|error| refusal::of(&error, None))?;
     let response = outcome?;
     Ok(SolveResponse { exporter_response: response.exporter.into_iter().collect() })
+}
+
+/// Cache backends are not built yet. A cache never fails a build: each shows as a failed step, and the build goes on.
+fn tell_left_out(job: &Job, request: &SolveRequest) {
+    let Some(cache) = &request.cache else { return };
+    let tell = |doing: &str, entry: &CacheOptionsEntry| {
+        let place = entry.attrs.get("ref").or(entry.attrs.get("src")).or(entry.attrs.get("dest"));
+        let name = format!("{doing} {}", place.unwrap_or(&entry.r#type));
+        let task = job.build.events().begin(&format!("{} {name}", job.id), &name);
+        let reason = format!("caches of the type {} are not built into larder yet: left out", entry.r#type);
+        let told: Result<(), String> = task.finish(Err(reason));
+        drop(told);
+    };
+    cache.imports.iter().for_each(|entry| tell("importing cache manifest from", entry));
+    cache.exports.iter().for_each(|entry| tell("exporting cache to", entry));
 }
 
 fn refuse(daemon: &Daemon, entitlements: &[String]) -> Result<(), Status> {
