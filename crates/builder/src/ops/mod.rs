@@ -38,7 +38,7 @@ pub enum Error {
     Mode { mode: String },
     #[error("can't look up the user: {0}")]
     User(#[from] sandbox::user::Error),
-    #[error("the build needs the secret `{id}`: pass it with --secret id={id},src=PATH")]
+    #[error("secret {id}: not found: pass it with --secret id={id},src=PATH")]
     NoSecret { id: String },
     #[error("can't {doing} {path}: {source}")]
     Io { doing: &'static str, path: PathBuf, source: io::Error },

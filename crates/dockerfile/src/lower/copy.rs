@@ -93,6 +93,9 @@ fn one(
     if copy.add && copy.from.is_none() && (is_http(source) || GitUrl::parse(source).is_some()) {
         return remote(lowering, state, copy, word, source, template);
     }
+    if let Some(checksum) = &copy.checksum {
+        return Err(Diagnostic::error(checksum.span, "checksum requires HTTP(S) or Git sources"));
+    }
     let mut action = wire::FileActionCopy {
         follow_symlink: true,
         dir_copy_contents: true,
@@ -266,8 +269,8 @@ pub fn owner(text: &str, input: i64) -> wire::ChownOpt {
 fn mode_of(text: &str, word: &Word) -> Result<(i32, String)> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         let bits = u32::from_str_radix(text, 8).ok().filter(|m| *m <= 0o7777);
-        let bad = || Diagnostic::error(word.span, format!("invalid chmod parameter: '{text}'"));
-        let bits = bits.ok_or_else(|| bad().help("it should be octal, between 0 and 07777, or terms such as u+x"))?;
+        let text = format!("invalid chmod parameter: '{text}'. it should be octal string and between 0 and 07777");
+        let bits = bits.ok_or_else(|| Diagnostic::error(word.span, text))?;
         return Ok((bits as i32, String::new()));
     }
     Ok((-1, text.to_owned()))

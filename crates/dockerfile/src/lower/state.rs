@@ -70,7 +70,9 @@ impl State {
     pub fn scratch(platform: &Platform, shell: Shell) -> State {
         let mut image = ImageConfig::default();
         image.config.working_dir = "/".to_owned();
-        image.config.env = vec![format!("PATH={PATH}")];
+        if platform.os != "windows" {
+            image.config.env = vec![format!("PATH={PATH}")];
+        }
         State::of_image(None, image, platform, shell)
     }
 

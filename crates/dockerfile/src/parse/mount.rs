@@ -111,7 +111,7 @@ pub fn mount(text: &str, expand: &dyn Fn(&str) -> Result<String, String>) -> Res
             ("size", Some(v)) => mount.size = size(v)?,
             ("sharing", Some(v)) => mount.sharing = sharing(v)?,
             (other, _) => {
-                let near = nearest(other, KEYS).map(|n| format!(": did you mean `{n}`?")).unwrap_or_default();
+                let near = nearest(other, KEYS).map(|n| format!(": did you mean {n}?")).unwrap_or_default();
                 return Err(format!("unexpected key '{other}' in '{text}'{near}"));
             }
         }
@@ -176,7 +176,7 @@ fn kind_of(text: &str) -> Result<MountKind, String> {
         "secret" => MountKind::Secret,
         "ssh" => MountKind::Ssh,
         other => {
-            let near = nearest(other, KINDS).map(|n| format!(": did you mean `{n}`?")).unwrap_or_default();
+            let near = nearest(other, KINDS).map(|n| format!(": did you mean {n}?")).unwrap_or_default();
             return Err(format!("unsupported mount type \"{other}\"{near} (expected {})", KINDS.join(", ")));
         }
     })
