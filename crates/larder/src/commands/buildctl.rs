@@ -117,11 +117,17 @@ async fn dial(address: &Address) -> Result<(), Failure> {
             let mut sending = true;
             loop {
                 tokio::select! {
-                    sent = &mut outgoing, if sending => { sent?; sending = false; }
-                    got = &mut incoming => return Ok(got?),
+                    sent = &mut outgoing, if sending => { unless_hung_up(sent)?; sending = false; }
+                    got = &mut incoming => return Ok(unless_hung_up(got)?),
                 }
             }
         }
         Address::Loopback(_) => Err(Failure::usage("dial-stdio carries unix sockets only: pass --addr unix:///PATH")),
     }
+}
+
+/// A side that hung up has ended the connection: that is no failure.
+fn unless_hung_up(done: std::io::Result<()>) -> std::io::Result<()> {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    done.or_else(|e| if matches!(e.kind(), BrokenPipe | ConnectionReset) { Ok(()) } else { Err(e) })
 }
