@@ -169,6 +169,19 @@ pub fn glob(pattern: &str, path: &str) -> bool {
     tokens(pattern, false).is_ok_and(|tokens| run(&tokens, path))
 }
 
+/// Whether a path has a character that makes it a pattern, and that no backslash takes back.
+pub fn has_wildcard(path: &str) -> bool {
+    let mut chars = path.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '*' | '?' | '[' => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
 /// A path without empty parts, `.` and `..` where they can be resolved. The empty path is `.`.
 pub fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');

@@ -267,7 +267,7 @@ fn copy_bytes(from: &Path, to: &Path) -> io::Result<()> {
 /// Paths that a source with wildcards stands for; a source without any stands for itself.
 pub fn sources(view: &View, source: &str, follow: bool) -> Result<Vec<PathBuf>, Error> {
     let parts: Vec<&str> = source.split('/').filter(|p| !p.is_empty()).collect();
-    let Some(first) = parts.iter().position(|p| has_wildcard(p)) else {
+    let Some(first) = parts.iter().position(|p| pattern::has_wildcard(p)) else {
         return Ok(vec![PathBuf::from(source)]);
     };
     let base = PathBuf::from(format!("/{}", parts[..first].join("/")));
@@ -291,18 +291,6 @@ fn matching(view: &View, dir: &Path, below: &Path, glob: &str, found: &mut Vec<P
         }
     }
     Ok(())
-}
-
-fn has_wildcard(part: &str) -> bool {
-    let mut chars = part.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => drop(chars.next()),
-            '*' | '?' | '[' => return true,
-            _ => {}
-        }
-    }
-    false
 }
 
 /// A time in nanoseconds, where -1 keeps the source's.

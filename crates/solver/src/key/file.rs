@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use graph::pattern;
 use graph::wire::{ChownOpt, FileAction, FileActionCopy, FileOp, UserOpt, file_action::Action, user_opt::User};
 use oci::Digest;
 
@@ -128,24 +129,12 @@ fn action_json(
 fn copy_selection(a: &FileActionCopy) -> Selection {
     Selection {
         path: a.src.clone(),
-        wildcard: a.allow_wildcard && has_wildcard(&a.src),
+        wildcard: a.allow_wildcard && pattern::has_wildcard(&a.src),
         follow_links: a.follow_symlink,
         include: a.include_patterns.clone(),
         exclude: a.exclude_patterns.clone(),
         required: a.required_paths.clone(),
     }
-}
-
-fn has_wildcard(path: &str) -> bool {
-    let mut chars = path.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => drop(chars.next()),
-            '*' | '?' | '[' => return true,
-            _ => {}
-        }
-    }
-    false
 }
 
 fn copy_json(a: &FileActionCopy, from_input: bool) -> String {
