@@ -37,7 +37,7 @@ const FRONTEND: [&str; 22] = [
     "moby.buildkit.frontend.subrequests",
 ];
 
-const LLB: [&str; 68] = [
+const LLB: [&str; 67] = [
     "source.image",
     "source.image.checksum",
     "source.image.resolvemode",
@@ -102,7 +102,6 @@ const LLB: [&str; 68] = [
     "meta.exportcache",
     "meta.ignorecache",
     "gc.freespacefilter",
-    "history.filter",
     "exporter.image.annotations",
     "exporter.multiple",
     "exporter.sourcedateepoch",
