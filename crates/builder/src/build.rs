@@ -92,6 +92,7 @@ impl Build {
         events: Events,
         request: Request,
     ) -> Result<Build, Error> {
+        exporters::check(&request.outputs)?;
         let begin = || Keeper::begin(&engine.store, &request, &session.project());
         let keeper = if request.internal { None } else { Some(begin()?) };
         let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));

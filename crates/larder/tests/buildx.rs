@@ -323,3 +323,14 @@ fn a_cache_that_is_left_out_is_told() {
         assert!(ran.stderr.contains("caches of the type local are not built into larder yet"), "{}", ran.stderr);
     });
 }
+
+#[test]
+fn an_unknown_output_is_refused_before_anything_runs() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM base\nRUN echo was built\n");
+        let ran = daemon.build(&["-o", "type=zip,dest=x"]);
+        assert_ne!(ran.code, 0);
+        assert!(ran.stderr.contains("`zip` is not an output type"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("was built"), "{}", ran.stderr);
+    });
+}

@@ -65,6 +65,24 @@ pub(crate) struct Export<'a> {
     pub epoch: Option<i64>,
 }
 
+/// What a kind of output is called while it is written; `None` for the one that writes nothing.
+fn title(kind: &str) -> Result<Option<&'static str>, Error> {
+    Ok(Some(match kind {
+        "image" | "registry" => "exporting to image",
+        "oci" => "exporting to oci image format",
+        "docker" => "exporting to docker image format",
+        "tar" => "exporting to client tarball",
+        "local" => "exporting to client directory",
+        "cacheonly" => return Ok(None),
+        other => return Err(Error::UnknownKind { kind: other.to_owned() }),
+    }))
+}
+
+/// Refuses outputs of an unknown kind: before anything is built for them.
+pub(crate) fn check(outputs: &[Request]) -> Result<(), Error> {
+    outputs.iter().try_for_each(|output| title(&output.kind).map(drop))
+}
+
 /// Writes every output, one after the other, and gives BuildKit's exporter response.
 pub async fn export(
     engine: &Arc<Engine>,
@@ -78,15 +96,7 @@ pub async fn export(
     let mut response = BTreeMap::new();
     let epoch = attributes.get("build-arg:SOURCE_DATE_EPOCH").and_then(|v| v.parse().ok());
     for (index, request) in outputs.iter().enumerate() {
-        let name = match request.kind.as_str() {
-            "image" | "registry" => "exporting to image",
-            "oci" => "exporting to oci image format",
-            "docker" => "exporting to docker image format",
-            "tar" => "exporting to client tarball",
-            "local" => "exporting to client directory",
-            "cacheonly" => continue,
-            other => return Err(Error::UnknownKind { kind: other.to_owned() }.into()),
-        };
+        let Some(name) = title(&request.kind)? else { continue };
         let task = events.begin(&format!("{build}-export-{index}"), name);
         let cancel = sandbox::Cancel::new().map_err(crate::ops::Error::from)?;
         let work =
