@@ -22,8 +22,81 @@ pub fn rfc3339(seconds: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// A time as Go writes it (`time.RFC3339Nano`): the fraction without trailing zeros, or none.
+pub fn rfc3339_nanos(seconds: i64, nanos: u32) -> String {
+    let whole = rfc3339(seconds);
+    if nanos == 0 {
+        return whole;
+    }
+    let fraction = format!("{nanos:09}");
+    format!("{}.{}Z", whole.trim_end_matches('Z'), fraction.trim_end_matches('0'))
+}
+
+/// Reads RFC 3339 with any fraction and offset: seconds and nanoseconds since 1970. Digits beyond nanoseconds are cut.
+pub fn parse_rfc3339(text: &str) -> Option<(i64, u32)> {
+    let number = |from: usize, to: usize| {
+        let part = text.get(from..to)?;
+        part.bytes().all(|b| b.is_ascii_digit()).then(|| part.parse::<i64>().ok()).flatten()
+    };
+    let mark = |at: usize, marks: &str| text.get(at..=at).is_some_and(|c| marks.contains(c));
+    if !(mark(4, "-") && mark(7, "-") && mark(10, "Tt") && mark(13, ":") && mark(16, ":")) {
+        return None;
+    }
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let rest = text.get(19..)?;
+    let digits = rest.strip_prefix('.').map_or(0, |f| f.bytes().take_while(u8::is_ascii_digit).count());
+    if rest.starts_with('.') && digits == 0 {
+        return None;
+    }
+    let fraction = if digits > 0 { &rest[1..=digits] } else { "" };
+    let nanos = format!("{:0<9.9}", fraction).parse().ok()?;
+    let offset = offset(&rest[if digits > 0 { digits + 1 } else { 0 }..])?;
+    // The other way round of `rfc3339`: days_from_civil.
+    let shifted_year = if month <= 2 { year - 1 } else { year };
+    let era = shifted_year.div_euclid(400);
+    let year_of_era = shifted_year.rem_euclid(400);
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = era * 146_097 + day_of_era - 719_468;
+    Some((days * 86_400 + hour * 3600 + minute * 60 + second - offset, nanos))
+}
+
+/// Seconds east of UTC of `Z` or `+02:00`.
+fn offset(text: &str) -> Option<i64> {
+    if matches!(text, "Z" | "z") {
+        return Some(0);
+    }
+    let sign = match text.get(..1)? {
+        "+" => 1,
+        "-" => -1,
+        _ => return None,
+    };
+    let (hours, minutes) = text.get(1..)?.split_once(':')?;
+    let number = |t: &str| (t.len() == 2 && t.bytes().all(|b| b.is_ascii_digit())).then(|| t.parse::<i64>().ok());
+    Some(sign * (number(hours)?? * 3600 + number(minutes)?? * 60))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::{parse_rfc3339, rfc3339_nanos};
+
+    #[test]
+    fn what_go_writes_is_read() {
+        for text in ["2026-11-23T23:50:37.40195248Z", "2024-02-29T12:00:00Z", "0001-01-01T00:00:00Z"] {
+            let (seconds, nanos) = parse_rfc3339(text).unwrap();
+            assert_eq!(rfc3339_nanos(seconds, nanos), text);
+        }
+        assert_eq!(parse_rfc3339("1970-01-01T02:00:00+02:00"), Some((0, 0)));
+        assert_eq!(parse_rfc3339("1970-01-01T00:00:00.5-00:30"), Some((1800, 500_000_000)));
+        for text in ["", "1970-01-01", "1970-01-01T00:00:00", "1970-13-01T00:00:00Z", "1970-01-01T00:00:00.Z", "é"] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
+    }
+
     #[test]
     fn known_days() {
         assert_eq!(super::rfc3339(0), "1970-01-01T00:00:00Z");

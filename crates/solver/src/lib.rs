@@ -3,6 +3,7 @@
 //! effects and feeds the events, so that thousands of schedules run in a test from a seed.
 
 mod cause;
+pub mod exchange;
 mod explain;
 pub mod files;
 mod ingredients;

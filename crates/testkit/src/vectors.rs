@@ -75,11 +75,19 @@ impl Case {
 
     /// The cache config (`records`, `layers`) that BuildKit exported.
     pub fn cache_config(&self) -> Value {
-        let blob =
-            |digest: &str| json(&self.folder.join("cache/blobs/sha256").join(digest.trim_start_matches("sha256:")));
+        serde_json::from_slice(&self.cache_blobs().0).expect("a config")
+    }
+
+    /// The exported cache as it was written: its config, its manifest.
+    pub fn cache_blobs(&self) -> (Vec<u8>, Vec<u8>) {
+        let blob = |digest: &Value| {
+            let name = digest.as_str().expect("a digest").trim_start_matches("sha256:");
+            std::fs::read(self.folder.join("cache/blobs/sha256").join(name)).expect("a blob of the cache")
+        };
         let index: Value = json(&self.folder.join("cache/index.json"));
-        let manifest = blob(index["manifests"][0]["digest"].as_str().expect("a manifest"));
-        blob(manifest["config"]["digest"].as_str().expect("a config"))
+        let manifest = blob(&index["manifests"][0]["digest"]);
+        let document: Value = serde_json::from_slice(&manifest).expect("a manifest");
+        (blob(&document["config"]["digest"]), manifest)
     }
 }
 
