@@ -38,7 +38,7 @@ pub enum Error {
     Missed(build::Misses),
     /// A step of the graph failed.
     #[error("{name}: {error}")]
-    Step { step: oci::Digest, name: String, error: String },
+    Step { step: oci::Digest, name: String, error: String, place: Option<Box<graph::Place>> },
     #[error("{0}")]
     Request(String),
     #[error("cancelled")]

@@ -3,19 +3,17 @@
 use builder::Error;
 use builder::build::Faulty;
 use dockerfile::LineIndex;
-use graph::Graph;
-use oci::Digest;
 use prost::Message;
 use proto::pb;
 use proto::refusal::{Detail, status};
 use tonic::{Code, Status};
 
-/// The status of a failed build. `graph` is what was being built, for the place of a failed step.
-pub fn of(error: &Error, graph: Option<&Graph>) -> Status {
+/// The status of a failed build.
+pub fn of(error: &Error) -> Status {
     match error {
         Error::Dockerfile(faulty) => unreadable(faulty),
-        Error::Step { step, error, .. } => {
-            let place = graph.and_then(|graph| source(graph, step));
+        Error::Step { step, error, place, .. } => {
+            let place = place.as_deref().and_then(source);
             let details: Vec<_> = place.into_iter().chain([Detail::Vertex(step.to_string())]).collect();
             status(Code::Unknown, error, &details)
         }
@@ -55,10 +53,9 @@ fn unreadable(faulty: &Faulty) -> Status {
     status(Code::InvalidArgument, &text, &[detail])
 }
 
-/// Where a step stands in the client's file.
-fn source(graph: &Graph, step: &Digest) -> Option<Detail> {
-    let source = pb::Source::decode(graph.source.as_ref()?.encode_to_vec().as_slice()).ok()?;
-    let location = source.locations.get(&step.to_string())?.locations.first()?;
-    let info = source.infos.get(usize::try_from(location.source_index).ok()?)?;
-    Some(Detail::Source { info: info.clone(), ranges: location.ranges.clone() })
+/// Where a step stands in the client's file, in the messages of the clients.
+fn source(place: &graph::Place) -> Option<Detail> {
+    let info = pb::SourceInfo::decode(place.file.encode_to_vec().as_slice()).ok()?;
+    let ranges = place.ranges.iter().map(|range| pb::Range::decode(range.encode_to_vec().as_slice()));
+    Some(Detail::Source { info, ranges: ranges.collect::<Result<_, _>>().ok()? })
 }

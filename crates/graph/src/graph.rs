@@ -40,6 +40,15 @@ pub enum Error {
     TooLarge { count: usize },
 }
 
+/// Where an operation stands in a client's file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Place {
+    /// The file.
+    pub file: wire::SourceInfo,
+    /// Its lines.
+    pub ranges: Vec<wire::Range>,
+}
+
 /// The graph of one build, or of one output of it.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -103,6 +112,14 @@ impl Graph {
     /// The vertex of that digest.
     pub fn get(&self, digest: &Digest) -> Option<&Arc<Vertex>> {
         self.index.get(digest).map(|i| &self.order[*i])
+    }
+
+    /// Where an operation stands, if the client said so. Of several places the first.
+    pub fn place(&self, operation: &Digest) -> Option<Place> {
+        let source = self.source.as_ref()?;
+        let location = source.locations.get(&operation.to_string())?.locations.first()?;
+        let file = source.infos.get(usize::try_from(location.source_index).ok()?)?.clone();
+        Some(Place { file, ranges: location.ranges.clone() })
     }
 
     /// How many operations there are.

@@ -8,5 +8,5 @@ pub mod pattern;
 mod vertex;
 pub mod wire;
 
-pub use graph::{Error, Graph, GraphBuilder};
+pub use graph::{Error, Graph, GraphBuilder, Place};
 pub use vertex::{Edge, Kind, Vertex};

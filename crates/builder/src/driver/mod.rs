@@ -155,9 +155,7 @@ impl Driver {
             Effect::Failed { build, vertex, error } => {
                 let going = state.builds.get_mut(&build);
                 let missed = going.map(|g| std::mem::take(&mut g.misses)).unwrap_or_default();
-                let name = state.vertex(&vertex).map(|v| v.name()).unwrap_or_default();
-                let failed =
-                    if missed.is_empty() { Error::Step { step: vertex, name, error } } else { Error::Missed(missed) };
+                let failed = if missed.is_empty() { state.failed(build, vertex, error) } else { Error::Missed(missed) };
                 state.end(build, Err(failed));
             }
         }
@@ -214,6 +212,12 @@ impl Drop for CancelOnDrop {
 impl State {
     fn vertex(&self, digest: &Digest) -> Option<Arc<Vertex>> {
         self.builds.values().find_map(|g| g.order.graph.get(digest).cloned())
+    }
+
+    fn failed(&self, build: Build, step: Digest, error: String) -> Error {
+        let name = self.vertex(&step).map(|v| v.name()).unwrap_or_default();
+        let place = self.builds.get(&build).and_then(|g| g.order.graph.place(&step)).map(Box::new);
+        Error::Step { step, name, error, place }
     }
 
     /// Events for every build that has the step.

@@ -19,7 +19,7 @@ const LARGEST: u64 = 15 << 20;
 
 async fn view(job: &Job, id: &str) -> Result<View, Status> {
     let held = evaluate(job, id).await?;
-    job.build.view(&held).await.map_err(|error| refusal::of(&error, None))
+    job.build.view(&held).await.map_err(|error| refusal::of(&error))
 }
 
 fn failed(error: impl std::fmt::Display) -> Status {

@@ -27,7 +27,7 @@ pub async fn image_config(
     }
     let reference = parse(&request.r#ref)?;
     let found = job.build.image(&reference, &platform(request.platform.as_ref()), &request.resolve_mode).await;
-    let found = found.map_err(|error| refusal::of(&error, None))?;
+    let found = found.map_err(|error| refusal::of(&error))?;
     Ok(ResolveImageConfigResponse {
         digest: found.digest.to_string(),
         config: found.config_bytes,
@@ -44,7 +44,7 @@ pub async fn source(job: &Job, request: ResolveSourceMetaRequest) -> Result<Reso
     };
     let reference = parse(name)?;
     let found = job.build.image(&reference, &platform(request.platform.as_ref()), &request.resolve_mode).await;
-    let found = found.map_err(|error| refusal::of(&error, None))?;
+    let found = found.map_err(|error| refusal::of(&error))?;
     let plain = name.split('@').next().unwrap_or(name);
     let config = if request.image.is_some_and(|i| i.no_config) { Vec::new() } else { found.config_bytes };
     let image = ResolveSourceImageResponse { digest: found.digest.to_string(), config, attestation_chain: None };

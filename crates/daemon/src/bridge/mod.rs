@@ -176,5 +176,5 @@ impl LlbBridge for Daemon {
 /// Makes a result; an unknown id is the client's error.
 async fn evaluate(job: &Job, id: &str) -> Result<builder::driver::Held, Status> {
     let found = job.refs.get(id).ok_or_else(|| Status::not_found(format!("there is no result {id} in this build")))?;
-    found.evaluate(job).await.map_err(|error| refusal::of(&error, Some(&found.graph)))
+    found.evaluate(job).await.map_err(|error| refusal::of(&error))
 }

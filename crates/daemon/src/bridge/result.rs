@@ -79,7 +79,7 @@ pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response,
         Ok::<_, Status>(Built { platform, result: evaluate(job, &id).await?, config })
     });
     let built = futures_util::future::try_join_all(made).await?;
-    let mut response = job.build.export(&built).await.map_err(|error| refusal::of(&error, None))?;
+    let mut response = job.build.export(&built).await.map_err(|error| refusal::of(&error))?;
     for (key, value) in &result.metadata {
         if key.starts_with("frontend.") {
             response.exporter.insert(key.clone(), String::from_utf8_lossy(value).into_owned());

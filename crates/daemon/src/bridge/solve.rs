@@ -93,7 +93,7 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
         return ask(job, question, wanted, &inputs).await;
     }
     let targets = job.build.dockerfile(wanted.attributes, &inputs).await;
-    let targets = targets.map_err(|error| refusal::of(&error, None))?;
+    let targets = targets.map_err(|error| refusal::of(&error))?;
     let several = targets.len() > 1 || wanted.attributes.get("multi-platform").is_some_and(|v| v == "true");
     let mut result = bridge::Result::default();
     let mut refs = HashMap::new();
@@ -133,7 +133,7 @@ async fn ask(
     inputs: &BTreeMap<String, Arc<Graph>>,
 ) -> Result<bridge::Result, Status> {
     let answer = job.build.question(question, wanted.attributes, inputs).await;
-    match answer.map_err(|error| refusal::of(&error, None))? {
+    match answer.map_err(|error| refusal::of(&error))? {
         Some(metadata) => Ok(bridge::Result { metadata: metadata.into_iter().collect(), ..Default::default() }),
         None => {
             let text = format!("unsupported request {question}");

@@ -35,7 +35,7 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
         Port::new(client, daemon.sessions.clone(), daemon.engine.store.clone(), elsewhere.collect(), directories);
     let log = Log::default();
     let begun = Build::begin(&daemon.engine, Arc::new(port), log.events(), wanted);
-    let build = begun.map_err(|error| refusal::of(&error, None))?;
+    let build = begun.map_err(|error| refusal::of(&error))?;
     let (running, returned) = daemon.jobs.begin(&request.r#ref, log, build)?;
     let job = running.job.clone();
     tell_left_out(&job, &request);
@@ -52,7 +52,7 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
         Ok(response) => Ok(response.clone()),
         Err(status) => Err(builder::Error::Request(status.message().to_owned())),
     };
-    job.build.finish(&ended).map_err(|error| refusal::of(&error, None))?;
+    job.build.finish(&ended).map_err(|error| refusal::of(&error))?;
     let response = outcome?;
     Ok(SolveResponse { exporter_response: response.exporter.into_iter().collect() })
 }

@@ -60,6 +60,9 @@ fn failure(error: &Error) -> Failure {
             }
             Failure { code: 3, text }
         }
+        Error::Step { name, error, place: Some(place), .. } => {
+            Failure { code: 1, text: report::step(name, error, place) }
+        }
         error => Failure::failed(error),
     }
 }
