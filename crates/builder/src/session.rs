@@ -3,11 +3,12 @@
 //! never shows inside: the builder only ever sees this trait.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use oci::Digest;
 
 /// Names of volumes that hold mirrors of clients' directories begin so: no step may mount one.
 pub const MIRRORS: &str = "local:";
@@ -24,6 +25,12 @@ pub enum Error {
     Write { path: PathBuf, source: std::io::Error },
     #[error("the client has no SSH agent or key under the id `{id}`: start an agent, or pass --ssh {id}=PATH")]
     NoSshAgent { id: String },
+    #[error(
+        "the client offers no content under `{store}`: an OCI layout is passed with --build-context NAME=oci-layout://PATH, a folder for a cache with dest=PATH or src=PATH"
+    )]
+    NoContent { store: String },
+    #[error("the client's content `{store}` has no blob {digest}")]
+    NoBlob { store: String, digest: Digest },
     #[error("the client offers no output number {output}")]
     NoOutput { output: usize },
     #[error("the client's session ended while {what} was asked of it")]
@@ -75,6 +82,27 @@ pub enum Sink {
     Stream(Box<dyn Output>),
     /// A directory on this machine that is the client's, or will be sent to it.
     Directory(Box<dyn Folder>),
+    /// Blobs, one by one: the client names what they belong to from the build's response.
+    Content(Arc<dyn Content>),
+}
+
+/// Blobs by digest on the client's side: an OCI layout, the folder of a cache, the place of an output
+/// (`containerd.services.content.v1` over a session). Who reads verifies; who writes says the true digest.
+pub trait Content: Send + Sync {
+    /// Length of a blob in bytes; `None` when the client does not have it.
+    fn size<'a>(&'a self, digest: &'a Digest) -> BoxFuture<'a, Result<Option<u64>, Error>>;
+
+    /// All bytes of a blob into `out`. [`Error::NoBlob`] when the client does not have it.
+    fn read<'a>(&'a self, digest: &'a Digest, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>>;
+
+    /// Gives the client a blob: `size` bytes from `from`, which is read on a thread that may block. One that the client
+    /// has already is no error, and is not sent.
+    fn write<'a>(
+        &'a self,
+        digest: &'a Digest,
+        size: u64,
+        from: Box<dyn Read + Send>,
+    ) -> BoxFuture<'a, Result<(), Error>>;
 }
 
 /// A directory that knows when all was written.
@@ -126,8 +154,10 @@ pub trait Session: Send + Sync {
     /// Bytes that the client uploads under `path` (`http://buildkit-session/PATH` contexts), written into `out`.
     fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>>;
 
-    /// An OCI layout directory that the client offers under `store` (`oci-layout://` contexts), on this machine.
-    fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>>;
+    /// Blobs that the client keeps under `store`, BuildKit's name for it: `oci:KEY` is the layout of an `oci-layout://KEY`
+    /// context, `local:FOLDER` the folder of a cache, `export` the place of an output. `session` is the id of the session
+    /// that holds it; empty, or one that is gone, is the build's own.
+    fn content<'a>(&'a self, session: &'a str, store: &'a str) -> BoxFuture<'a, Result<Arc<dyn Content>, Error>>;
 }
 
 /// A session shared by everything that works for one build.

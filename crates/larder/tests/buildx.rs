@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use crate::kitchen::{Kitchen, Ran};
 
 /// A daemon on the kitchen's store with one client.
-struct Daemon<'a> {
+pub struct Daemon<'a> {
     kitchen: &'a Kitchen,
     child: Child,
-    client: &'a str,
+    pub client: &'a str,
 }
 
 impl<'a> Daemon<'a> {
@@ -35,11 +35,11 @@ impl<'a> Daemon<'a> {
         command
     }
 
-    fn buildx(&self, args: &[&str]) -> Ran {
+    pub fn buildx(&self, args: &[&str]) -> Ran {
         Ran::of(self.command(args).output().unwrap())
     }
 
-    fn build(&self, args: &[&str]) -> Ran {
+    pub fn build(&self, args: &[&str]) -> Ran {
         let mut all = vec!["build", "--progress", "plain"];
         all.extend(args);
         all.push(".");
@@ -80,7 +80,7 @@ fn clients() -> Vec<String> {
     found
 }
 
-fn each(test: impl Fn(&Kitchen, &Daemon<'_>)) {
+pub fn each(test: impl Fn(&Kitchen, &Daemon<'_>)) {
     for client in clients() {
         let Some(kitchen) = Kitchen::new() else { return };
         let daemon = Daemon::start(&kitchen, &client);

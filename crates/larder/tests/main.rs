@@ -10,6 +10,7 @@ mod failing;
 mod git;
 mod killed;
 mod kitchen;
+mod layouts;
 mod outputs;
 mod registries;
 mod steps;

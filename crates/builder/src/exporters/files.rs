@@ -39,6 +39,7 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
             store::layer::write_tar(view, &mut out, clamp)?;
             out.finish().map_err(|source| Error::Write { what: "the tar".to_owned(), source })
         }
+        Sink::Content(_) => Err(Error::Missing { kind: "tar".to_owned(), what: "a place for files, not for blobs" }),
     })
     .await?;
     part(export, "sending files");

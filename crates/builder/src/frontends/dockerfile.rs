@@ -251,7 +251,7 @@ impl<'a> Frontend<'a> {
             }
             Need::Layout { store, reference, platform: wanted } => {
                 let work = self.build.work(Digest::of(store.as_bytes()))?;
-                oci_layout::resolve(&work, store, reference, &platform(wanted)?).await?
+                oci_layout::resolve(&work, "", store, reference, &platform(wanted)?).await?
             }
         };
         Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config) })

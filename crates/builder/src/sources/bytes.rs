@@ -1,22 +1,23 @@
-//! Where the bytes of images come from: this store, an OCI layout of the client's, a registry. Everything that comes in
+//! Where the bytes of images come from: this store, content of the client's, a registry. Everything that comes in
 //! is verified against its digest and kept as a blob.
 
-use std::path::PathBuf;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use oci::{Descriptor, Digest, Reference};
 use registry::Login;
 
 use crate::event::What;
-use crate::{Error, Work, blocking, session, sources};
+use crate::session::{self, Content};
+use crate::{Error, Work, sources};
 
 /// An origin of an image's bytes. Whatever it is, what lies in the store is taken from there.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Origin {
     /// Everything must be in the store.
     Store,
-    /// An OCI layout directory.
-    Layout(PathBuf),
+    /// Blobs on the client's side.
+    Content(Arc<dyn Content>),
     /// The repository of a reference.
     Registry(Reference),
 }
@@ -70,24 +71,10 @@ impl Origin {
         }
         match self {
             Origin::Store => Err(store::Error::BlobMissing { digest: what.digest }.into()),
-            Origin::Layout(folder) => {
-                let (path, digest) = (folder.join("blobs/sha256").join(what.digest.hex()), what.digest);
-                blocking("copied a blob", move || {
-                    // A client may change its files: they are copied, never linked.
-                    let mut file = std::fs::File::open(&path).map_err(|source| store::Error::Io {
-                        doing: "open",
-                        path: path.clone(),
-                        source,
-                    })?;
-                    let mut writer = store.blobs().writer()?;
-                    std::io::copy(&mut file, &mut writer).map_err(|source| store::Error::Io {
-                        doing: "copy",
-                        path,
-                        source,
-                    })?;
-                    writer.commit(Some(digest)).map(drop)
-                })
-                .await
+            Origin::Content(content) => {
+                let mut writer = store.blobs().writer()?;
+                content.read(&what.digest, &mut writer).await?;
+                Ok(writer.commit(Some(what.digest)).map(drop)?)
             }
             Origin::Registry(reference) => self.download(work, reference, what).await,
         }

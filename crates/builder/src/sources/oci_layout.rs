@@ -1,36 +1,37 @@
-//! Images of OCI layout directories that a client offers (image-spec, "Image Layout").
+//! Images of OCI layouts that a client offers (image-spec, "Image Layout"): its content store, and a digest in it.
 //! They become [`super::image::Lazy`] like any image; only where their bytes come from differs.
 
 use graph::{Kind, Vertex};
-use oci::{Digest, Index, Platform};
+use oci::{Digest, Platform};
 
 use super::bytes::Origin;
 use super::image::{Lazy, Resolved, decode, named, read};
 use crate::{Error, Work, sources};
 
-/// Resolves `store` (the client's name for the layout) with an optional `:tag` or `@digest`, for `platform`.
-pub async fn resolve(work: &Work, store: &str, reference: &str, platform: &Platform) -> Result<Resolved, Error> {
-    let folder = work.session.layout(store).await?;
-    let name = format!("oci-layout://{store}{reference}");
-    let unreadable = |reason: String| sources::Error::Unreadable { identifier: name.clone(), reason };
-    let digest = match reference.strip_prefix('@') {
-        Some(digest) => Digest::parse(digest).map_err(|e| unreadable(e.to_string()))?,
-        None => {
-            let path = folder.join("index.json");
-            let bytes = std::fs::read(&path).map_err(|e| unreadable(format!("{}: {e}", path.display())))?;
-            let index: Index = serde_json::from_slice(&bytes).map_err(|e| unreadable(e.to_string()))?;
-            let tag = reference.strip_prefix(':').unwrap_or("latest");
-            let tagged = index.manifests.iter().find(|d| {
-                d.annotations
-                    .get("org.opencontainers.image.ref.name")
-                    .is_some_and(|n| n == tag || n.ends_with(&format!(":{tag}")))
-            });
-            let only = if index.manifests.len() == 1 { index.manifests.first() } else { None };
-            let found = tagged.or(only.filter(|_| !reference.starts_with(':')));
-            found.ok_or_else(|| unreadable(format!("its index has no image `{tag}`")))?.digest
-        }
-    };
-    let origin = Origin::Layout(folder);
+/// The client's content under the name of a layout.
+async fn origin(work: &Work, session: &str, layout: &str) -> Result<Origin, Error> {
+    Ok(Origin::Content(work.session.content(session, &format!("oci:{layout}")).await?))
+}
+
+fn digest(name: &str) -> Result<Digest, Error> {
+    let unreadable = |reason: String| sources::Error::Unreadable { identifier: name.to_owned(), reason };
+    let text = name.split_once('@').map(|(_, digest)| digest);
+    let text = text.ok_or_else(|| unreadable("it names no digest (a client looks a tag up itself)".to_owned()))?;
+    Digest::parse(text).map_err(|e| unreadable(e.to_string()).into())
+}
+
+/// Resolves `reference` (`@digest`, perhaps after a tag that says nothing more) in the layout that the client calls
+/// `layout`, for `platform`. `session` holds it; empty is the build's own.
+pub async fn resolve(
+    work: &Work,
+    session: &str,
+    layout: &str,
+    reference: &str,
+    platform: &Platform,
+) -> Result<Resolved, Error> {
+    let name = format!("oci-layout://{layout}{reference}");
+    let digest = digest(&name)?;
+    let origin = origin(work, session, layout).await?;
     let (manifest, document) = read(work, &origin, digest, platform, &name).await?;
     let config_bytes = origin.bytes(work, &document.config).await?;
     let config = decode(&name, &config_bytes)?;
@@ -40,13 +41,14 @@ pub async fn resolve(work: &Work, store: &str, reference: &str, platform: &Platf
 /// The image that an `oci-layout://` source names.
 pub async fn identify(work: &Work, vertex: &Vertex) -> Result<Lazy, Error> {
     let (name, platform) = named(vertex, "oci-layout://")?;
-    let store = match vertex.kind() {
-        Some(Kind::Source(op)) => op.attrs.get("oci.store").cloned().unwrap_or_default(),
+    let attribute = |key: &str| match vertex.kind() {
+        Some(Kind::Source(op)) => op.attrs.get(key).cloned().unwrap_or_default(),
         _ => String::new(),
     };
-    let unreadable = |reason: &str| sources::Error::Unreadable { identifier: name.clone(), reason: reason.to_owned() };
-    let (_, digest) = name.split_once('@').ok_or_else(|| unreadable("it names no digest"))?;
-    let digest = Digest::parse(digest).map_err(|e| unreadable(&e.to_string()))?;
-    let origin = Origin::Layout(work.session.layout(&store).await?);
+    let digest = digest(&name)?;
+    // Without a name of its own the layout is found under the image's.
+    let store = Some(attribute("oci.store")).filter(|s| !s.is_empty());
+    let store = store.unwrap_or_else(|| name.split(['@', ':']).next().unwrap_or_default().to_owned());
+    let origin = origin(work, &attribute("oci.session"), &store).await?;
     Lazy::new(work, &name, origin, digest, platform).await
 }

@@ -10,7 +10,7 @@ use proto::control::{CacheOptionsEntry, SolveRequest, SolveResponse};
 use tonic::Status;
 
 use crate::jobs::{Job, Log};
-use crate::session::Port;
+use crate::session::{Form, Port};
 use crate::{Daemon, bridge, refusal};
 
 /// Builds.
@@ -30,9 +30,8 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
         .attributes
         .iter()
         .filter_map(|(name, value)| name.strip_prefix("local-sessionid:").map(|name| (name.to_owned(), value.clone())));
-    let directories = wanted.outputs.iter().map(is_directory).collect();
-    let port =
-        Port::new(client, daemon.sessions.clone(), daemon.engine.store.clone(), elsewhere.collect(), directories);
+    let forms = wanted.outputs.iter().map(form).collect();
+    let port = Port::new(client, daemon.sessions.clone(), daemon.engine.store.clone(), elsewhere.collect(), forms);
     let log = Log::default();
     let begun = Build::begin(&daemon.engine, Arc::new(port), log.events(), wanted);
     let build = begun.map_err(|error| refusal::of(&error))?;
@@ -106,9 +105,14 @@ fn wanted(request: &SolveRequest) -> Request {
     }
 }
 
-/// Whether an output goes to the client as a directory.
-fn is_directory(output: &exporters::Request) -> bool {
-    output.kind == "local"
+/// How an output goes to the client.
+fn form(output: &exporters::Request) -> Form {
+    let untarred = output.attributes.get("tar").is_some_and(|tar| tar == "false");
+    match output.kind.as_str() {
+        "local" => Form::Directory,
+        "oci" | "docker" if untarred => Form::Content,
+        _ => Form::Stream,
+    }
 }
 
 /// A request that says itself what to build.

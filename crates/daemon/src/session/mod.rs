@@ -2,6 +2,7 @@
 //! A session is found by its id for as long as its stream lives; nothing of it outlives that.
 
 mod agent;
+mod content;
 mod mirror;
 mod port;
 mod send;
@@ -20,7 +21,7 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 
-pub use port::Port;
+pub use port::{Form, Port};
 
 /// How long a lookup waits for a session that is about to come: clients open it beside their first call.
 const WAIT: Duration = Duration::from_secs(5);
@@ -104,6 +105,11 @@ impl Sessions {
         tokio::spawn(watch(Arc::downgrade(&self.0), id, channel));
         self.0.changed.notify_waiters();
         Ok(outgoing)
+    }
+
+    /// The client of a session that is there now.
+    pub fn present(&self, id: &str) -> Option<Arc<Client>> {
+        self.0.lock().get(id).cloned()
     }
 
     /// The client of a session; waits a while for one that is not there yet.

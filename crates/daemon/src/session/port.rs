@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use builder::session::{Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
+use builder::session::{self, Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
 use futures_util::future::BoxFuture;
 use proto::filesync::CredentialsRequest;
 use proto::filesync::auth_client::AuthClient;
@@ -18,9 +17,21 @@ use tokio::sync::OnceCell;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 
+use super::content::Content;
 use super::{Client, MESSAGE, Sessions, agent, mirror, send};
 
 type Synced = Arc<OnceCell<Directory>>;
+
+/// How an output goes to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One stream of bytes.
+    Stream,
+    /// Files and folders.
+    Directory,
+    /// Blobs, into the client's content store `export`.
+    Content,
+}
 
 /// The client of one build.
 pub struct Port {
@@ -32,8 +43,8 @@ pub struct Port {
     pub store: store::Store,
     /// Sessions of directories that are not the build's own (`local-sessionid:NAME`).
     pub elsewhere: BTreeMap<String, String>,
-    /// For each output, whether it is a directory.
-    pub directories: Vec<bool>,
+    /// For each output, how it goes to the client.
+    pub outputs: Vec<Form>,
     synced: Mutex<HashMap<(String, Filter), Synced>>,
     uploads: Mutex<HashMap<String, Arc<OnceCell<NamedTempFile>>>>,
 }
@@ -45,9 +56,9 @@ impl Port {
         sessions: Sessions,
         store: store::Store,
         elsewhere: BTreeMap<String, String>,
-        directories: Vec<bool>,
+        outputs: Vec<Form>,
     ) -> Port {
-        Port { client, sessions, store, elsewhere, directories, synced: Mutex::default(), uploads: Mutex::default() }
+        Port { client, sessions, store, elsewhere, outputs, synced: Mutex::default(), uploads: Mutex::default() }
     }
 
     /// Brings an upload into a file of its own.
@@ -133,8 +144,11 @@ impl Session for Port {
         response: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<Sink, Error>> {
         Box::pin(async move {
-            let directory = self.directories.get(output).copied().ok_or(Error::NoOutput { output })?;
-            send::sink(&self.client, output, directory, response)
+            let form = self.outputs.get(output).copied().ok_or(Error::NoOutput { output })?;
+            match form {
+                Form::Content => Ok(Sink::Content(self.content("", "export").await?)),
+                form => send::sink(&self.client, output, form == Form::Directory, response),
+            }
         })
     }
 
@@ -152,11 +166,16 @@ impl Session for Port {
         })
     }
 
-    fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>> {
+    fn content<'a>(
+        &'a self,
+        session: &'a str,
+        store: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<dyn session::Content>, Error>> {
         Box::pin(async move {
-            Err(Error::Other(format!(
-                "the OCI layout {store} of a client over a session: not built yet; push the image to a registry first"
-            )))
+            // A graph made by a build that is over may name that build's session.
+            let other = if session.is_empty() { None } else { self.sessions.present(session) };
+            let client = other.unwrap_or_else(|| self.client.clone());
+            Ok(Arc::new(Content::of(client, store)?) as Arc<dyn session::Content>)
         })
     }
 }

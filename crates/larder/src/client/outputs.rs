@@ -4,6 +4,7 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use builder::session::{Error, Folder, Output, Sink};
 
@@ -39,15 +40,18 @@ impl Destination {
     }
 }
 
+/// Tells temporary names of one process apart.
+static TEMPORARY: AtomicU64 = AtomicU64::new(0);
+
 /// Written beside its name and renamed when whole; removed when dropped before.
-struct WholeFile {
+pub(super) struct WholeFile {
     file: std::fs::File,
     temporary: Option<PathBuf>,
     path: PathBuf,
 }
 
 impl WholeFile {
-    fn create(path: &Path) -> Result<WholeFile, Error> {
+    pub(super) fn create(path: &Path) -> Result<WholeFile, Error> {
         let error = |source| Error::Write { path: path.to_owned(), source };
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).map_err(error)?;
@@ -58,7 +62,8 @@ impl WholeFile {
             return Ok(WholeFile { file, temporary: None, path: path.to_owned() });
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let temporary = path.with_file_name(format!(".{name}.larder-{}", std::process::id()));
+        let count = TEMPORARY.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_file_name(format!(".{name}.larder-{}-{count}", std::process::id()));
         let file = std::fs::File::create(&temporary).map_err(error)?;
         Ok(WholeFile { file, temporary: Some(temporary), path: path.to_owned() })
     }

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use builder::session::{Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
+use builder::session::{Content, Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
 use futures_util::future::BoxFuture;
 
+use super::content::Folder;
 use super::outputs::Destination;
 use super::secrets::Secret;
 use super::ssh::Agent;
@@ -26,8 +28,8 @@ pub struct LocalSession {
     pub agents: BTreeMap<String, Agent>,
     /// Destinations in the order of the request's outputs.
     pub outputs: Vec<Destination>,
-    /// OCI layouts by the name that the graph uses.
-    pub layouts: BTreeMap<String, PathBuf>,
+    /// Folders of blobs by BuildKit's names for them: `oci:KEY`, `local:FOLDER`.
+    pub content: BTreeMap<String, Folder>,
     /// Names the project when the context is no directory.
     pub project: Option<String>,
     /// What came on standard input, when it is the context.
@@ -90,9 +92,10 @@ impl Session for LocalSession {
         })
     }
 
-    fn layout<'a>(&'a self, store: &'a str) -> BoxFuture<'a, Result<PathBuf, Error>> {
+    fn content<'a>(&'a self, _session: &'a str, store: &'a str) -> BoxFuture<'a, Result<Arc<dyn Content>, Error>> {
         Box::pin(async move {
-            self.layouts.get(store).cloned().ok_or_else(|| Error::NoDirectory { name: store.to_owned() })
+            let folder = self.content.get(store).ok_or_else(|| Error::NoContent { store: store.to_owned() })?;
+            Ok(Arc::new(folder.clone()) as Arc<dyn Content>)
         })
     }
 }

@@ -11,6 +11,7 @@ use graph::git::GitUrl;
 
 use super::csv;
 use super::flags::Flags;
+use crate::client::content::Folder;
 use crate::client::outputs::Destination;
 use crate::client::secrets::Secret;
 use crate::client::ssh::Agent;
@@ -216,11 +217,20 @@ fn named_contexts(flags: &Flags, session: &mut LocalSession, attributes: &mut BT
             text.split_once('=').ok_or_else(|| format!("--build-context {text}: expected NAME=VALUE"))?;
         let key = format!("context:{name}");
         if let Some(layout) = value.strip_prefix("oci-layout://") {
-            let at = layout.find('@').or_else(|| layout.rfind(':').filter(|i| !layout[*i..].contains('/')));
-            let (path, rest) = layout.split_at(at.unwrap_or(layout.len()));
-            let store = format!("layout-{name}");
-            session.layouts.insert(store.clone(), absolute(path)?);
-            attributes.insert(key, format!("oci-layout://{store}{rest}"));
+            let (image, digest) = match layout.split_once('@') {
+                Some((image, digest)) => (image, Some(digest.to_owned())),
+                None => (layout, None),
+            };
+            let tag = image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/'));
+            let (path, tag) = tag.map_or((image, None), |(path, tag)| (path, Some(tag)));
+            let folder = Folder::new(&absolute(path)?);
+            let digest = match digest {
+                Some(digest) => digest,
+                None => folder.named(tag).map_err(|e| format!("--build-context {text}: {e}"))?.to_string(),
+            };
+            let key_of_layout = format!("layout-{name}");
+            attributes.insert(key, format!("oci-layout://{key_of_layout}@{digest}"));
+            session.content.insert(format!("oci:{key_of_layout}"), folder);
         } else if value.contains("://") || value.starts_with("git@") {
             attributes.insert(key, value.to_owned());
         } else {
