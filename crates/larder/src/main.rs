@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    end_quietly_when_nobody_reads();
     // An image that holds this binary under BuildKit's names serves where BuildKit does.
     let name = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&name).file_name().unwrap_or_default();
@@ -31,4 +32,19 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// `larder du | head`: a reader that has seen enough is no defect of ours. Rust's printing panics on it; the process then
+/// ends as others do on SIGPIPE, without a word.
+fn end_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        let printing =
+            ["failed printing to std", "failed to write completion file"].iter().any(|t| text.starts_with(t));
+        if printing && text.contains("Broken pipe") {
+            std::process::exit(128 + 13);
+        }
+        usual(panic);
+    }));
 }

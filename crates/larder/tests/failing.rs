@@ -79,3 +79,12 @@ fn two_builds_at_once_both_finish() {
     assert!(second.stderr.contains("waiting for"), "{}", second.stderr);
     assert!(first.wait().unwrap().success());
 }
+
+#[test]
+fn a_reader_that_has_seen_enough() {
+    let larder = env!("CARGO_BIN_EXE_larder");
+    let command = format!("{larder} completions bash | head -n 1; exit ${{PIPESTATUS[0]}}");
+    let ran = std::process::Command::new("bash").args(["-c", &command]).output().unwrap();
+    assert_eq!(ran.status.code(), Some(141));
+    assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
+}

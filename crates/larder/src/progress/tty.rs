@@ -33,7 +33,7 @@ impl<W: Write + Send> Tty<W> {
         let now = now();
         self.last = now;
         let (columns, rows) = window();
-        let mut lines = self.picture(now, end);
+        let mut lines = self.picture(now, end, columns);
         if !end && lines.len() + 1 > rows {
             // The newest lines matter while it runs; the whole list is printed at the end.
             lines.drain(..lines.len() + 1 - rows);
@@ -48,7 +48,7 @@ impl<W: Write + Send> Tty<W> {
         }
         text.push_str(&format!("\r\x1b[J[+] Building {seconds:.1}s ({done}/{count}){state}\n"));
         for line in &lines {
-            text.push_str(&fit(line, columns));
+            text.push_str(line);
             text.push_str("\x1b[0m\n");
         }
         self.drawn = lines.len() + 1;
@@ -56,7 +56,8 @@ impl<W: Write + Send> Tty<W> {
         drop(self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()));
     }
 
-    fn picture(&self, now: u64, end: bool) -> Vec<String> {
+    /// Lines that fit into `columns`.
+    fn picture(&self, now: u64, end: bool, columns: usize) -> Vec<String> {
         let mut lines = Vec::new();
         for step in self.steps.in_order() {
             let mark = match (&step.error, step.cached, step.completed) {
@@ -69,14 +70,22 @@ impl<W: Write + Send> Tty<W> {
                 (None, Some(_)) => "\x1b[34m",
                 (None, None) => "",
             };
-            lines.push(format!("{colour} => {mark}{}  {:.1}s", step.name, step.seconds(now)));
+            lines.push(colour.to_owned() + &headline(&format!(" => {mark}{}", step.name), step.seconds(now), columns));
             if let Some(cause) = step.number.and_then(|n| self.causes.get(&n)) {
-                lines.push(format!("\x1b[33m => => {cause}"));
+                lines.push(fit(&format!("\x1b[33m => => {cause}"), columns));
             }
-            lines.extend(output(step, end));
+            lines.extend(output(step, end).map(|line| fit(&line, columns)));
         }
         lines
     }
+}
+
+/// A step and, at the right edge, its time: a long name gives way to it.
+fn headline(name: &str, seconds: f64, columns: usize) -> String {
+    let time = format!(" {seconds:.1}s");
+    let name = fit(name, columns.saturating_sub(time.len()));
+    let gap = columns.saturating_sub(1 + name.chars().count() + time.len());
+    format!("{name}{:gap$}{time}", "")
 }
 
 fn output(step: &Step, end: bool) -> impl Iterator<Item = String> {
@@ -151,5 +160,7 @@ mod tests {
     fn lines_are_cut_to_the_screen() {
         assert_eq!(fit("\x1b[31mabcdef", 4), "\x1b[31mabc");
         assert_eq!(fit("a\tb", 10), "ab");
+        assert_eq!(headline("RUN x", 0.25, 16), "RUN x      0.2s");
+        assert_eq!(headline("RUN a long command", 12.0, 16), "RUN a lon 12.0s");
     }
 }
