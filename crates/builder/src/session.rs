@@ -109,6 +109,8 @@ pub trait Content: Send + Sync {
 pub trait Folder: Send {
     /// Where to write.
     fn path(&self) -> &Path;
+    /// Whose the files become.
+    fn owners(&self) -> store::layer::Owners;
     /// Everything is written: bring it to the client.
     fn finish(self: Box<Self>) -> std::io::Result<()>;
 }

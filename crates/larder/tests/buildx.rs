@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::kitchen::{Kitchen, Ran};
+use crate::leaves::{eventually, processes};
 
 /// A daemon on the kitchen's store with one client.
 pub struct Daemon<'a> {
@@ -85,21 +86,6 @@ pub fn each(test: impl Fn(&Kitchen, &Daemon<'_>)) {
         let Some(kitchen) = Kitchen::new() else { return };
         let daemon = Daemon::start(&kitchen, &client);
         test(&kitchen, &daemon);
-    }
-}
-
-/// Processes whose command line has `text`.
-fn processes(text: &str) -> usize {
-    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let lines = entries.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
-    lines.filter(|line| String::from_utf8_lossy(line).replace('\0', " ").contains(text)).count()
-}
-
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -11,6 +11,8 @@ mod git;
 mod killed;
 mod kitchen;
 mod layouts;
+mod leaves;
 mod outputs;
 mod registries;
+mod rootless;
 mod steps;

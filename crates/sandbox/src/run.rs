@@ -159,7 +159,14 @@ impl Sandbox {
         } else {
             Vec::new()
         };
-        let pipes = Pipes::make(plan, tasks, filter).map_err(|e| Error::kernel("make pipes", e))?;
+        let pipes = Pipes::make(plan, tasks, filter).map_err(|e| match e.raw_os_error() {
+            // They are given to the user: the first thing that an id without a place in the namespace can't have.
+            Some(libc::EINVAL) => {
+                let stage = Failure { stage: Stage::User, index: 0, errno: libc::EINVAL };
+                explain(stage, spec, plan, &self.abilities)
+            }
+            _ => Error::kernel("make pipes", e),
+        })?;
         let started = Instant::now();
         let mut process = spawn(plan, pipes.ends, membership.into.as_ref())?;
         if let Some(failure) = read_failure(&pipes.status) {
@@ -275,7 +282,7 @@ fn spawn(plan: &Plan, ends: Ends, cgroup: Option<&OwnedFd>) -> Result<Process, E
         Err(e) => Err(Error::Setup {
             doing: "make namespaces for a process".into(),
             hint: (e.raw_os_error() == Some(libc::EPERM))
-                .then_some("it takes root, or a user namespace: see the rootless chapter of the manual"),
+                .then_some("it takes root, or a user namespace (docs/rootless.md)"),
             source: e,
         }),
     }

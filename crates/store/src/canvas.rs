@@ -216,12 +216,23 @@ pub fn set_owner_and_mode(place: &Path, attributes: &Attributes) -> io::Result<(
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     let data = std::fs::symlink_metadata(place)?;
     if (data.uid(), data.gid()) != (attributes.uid, attributes.gid) {
-        std::os::unix::fs::lchown(place, Some(attributes.uid), Some(attributes.gid))?;
+        give(place, attributes.uid, attributes.gid)?;
     }
     if !data.is_symlink() {
         std::fs::set_permissions(place, std::fs::Permissions::from_mode(attributes.mode))?;
     }
     Ok(())
+}
+
+/// Changes the owner. An id that a user namespace does not have is the one reason that has a remedy.
+fn give(place: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    std::os::unix::fs::lchown(place, Some(uid), Some(gid)).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("owner {uid}:{gid} is outside of this user's ids: /etc/subuid and /etc/subgid give more"),
+        ),
+        _ => error,
+    })
 }
 
 /// Modification time of a file, directory or the symlink itself; the time of access becomes the same.

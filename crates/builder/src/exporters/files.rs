@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use store::layer::Owners;
 use store::view::View;
 
 use super::{Error, Export, assemble::part};
@@ -28,7 +29,7 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     let clamp = export.epoch;
     blocking("wrote the files", move || match sink {
         Sink::Directory(folder) => {
-            write_directories(&views, folder.path())?;
+            write_directories(&views, folder.path(), folder.owners())?;
             folder.finish().map_err(|source| Error::Write { what: "the files".to_owned(), source })
         }
         Sink::Stream(mut out) => {
@@ -46,10 +47,10 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     Ok(BTreeMap::new())
 }
 
-fn write_directories(views: &[(Option<String>, View)], folder: &Path) -> Result<(), Error> {
+fn write_directories(views: &[(Option<String>, View)], folder: &Path, owners: Owners) -> Result<(), Error> {
     for (name, view) in views {
         let folder = name.as_ref().map_or_else(|| folder.to_owned(), |name| folder.join(name));
-        store::layer::write_dir(view, &folder)?;
+        store::layer::write_dir(view, &folder, owners)?;
     }
     Ok(())
 }

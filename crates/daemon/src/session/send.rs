@@ -158,6 +158,10 @@ impl Folder for Outgoing {
     fn path(&self) -> &Path {
         self.folder.path()
     }
+    fn owners(&self) -> store::layer::Owners {
+        // The client is told, and decides.
+        store::layer::Owners::Kept
+    }
     fn finish(self: Box<Self>) -> io::Result<()> {
         let entries = walk(self.folder.path())?;
         let (root, handle) = (self.folder.path().to_owned(), self.handle.clone());

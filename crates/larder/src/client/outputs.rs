@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use builder::session::{Error, Folder, Output, Sink};
+use store::layer::Owners;
 
 /// Where one output goes on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,15 +25,15 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// Opens it for an exporter.
-    pub fn open(&self) -> Result<Sink, Error> {
+    /// Opens it for an exporter. `owners`: whose the files of a directory become.
+    pub fn open(&self, owners: Owners) -> Result<Sink, Error> {
         match self {
             Destination::None => Err(Error::Other("this output has no destination on the client's side".into())),
             Destination::File(path) => Ok(Sink::Stream(Box::new(WholeFile::create(path)?))),
             Destination::Directory(path) => {
                 let made = std::fs::create_dir_all(path);
                 made.map_err(|source| Error::Write { path: path.clone(), source })?;
-                Ok(Sink::Directory(Box::new(InPlace(path.clone()))))
+                Ok(Sink::Directory(Box::new(InPlace { path: path.clone(), owners })))
             }
             Destination::Standard => Ok(Sink::Stream(Box::new(StandardOutput))),
             Destination::DockerLoad => Ok(Sink::Stream(Box::new(DockerLoad::start()?))),
@@ -97,11 +98,17 @@ impl Drop for WholeFile {
 }
 
 /// A directory that is written where it is to be.
-struct InPlace(PathBuf);
+struct InPlace {
+    path: PathBuf,
+    owners: Owners,
+}
 
 impl Folder for InPlace {
     fn path(&self) -> &Path {
-        &self.0
+        &self.path
+    }
+    fn owners(&self) -> Owners {
+        self.owners
     }
     fn finish(self: Box<Self>) -> io::Result<()> {
         Ok(())

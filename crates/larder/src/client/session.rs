@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use builder::session::{Content, Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
 use futures_util::future::BoxFuture;
+use store::layer::Owners;
 
 use super::content::Folder;
 use super::outputs::Destination;
@@ -36,6 +37,8 @@ pub struct LocalSession {
     pub standard_input: Option<Vec<u8>>,
     /// Docker's client configuration, for registry credentials.
     pub docker_config: Option<PathBuf>,
+    /// Whether files written into a directory keep the image's owners; else they are this user's.
+    pub keep_owners: bool,
 }
 
 impl Session for LocalSession {
@@ -81,7 +84,8 @@ impl Session for LocalSession {
         output: usize,
         _response: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<Sink, Error>> {
-        Box::pin(async move { self.outputs.get(output).ok_or(Error::NoOutput { output })?.open() })
+        let owners = if self.keep_owners { Owners::Kept } else { Owners::Own };
+        Box::pin(async move { self.outputs.get(output).ok_or(Error::NoOutput { output })?.open(owners) })
     }
 
     fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>> {

@@ -18,7 +18,8 @@ use super::{Failure, open};
 #[command(after_help = "Examples:\n  larder daemon\n  larder daemon --addr unix:///run/larder/larderd.sock\n\n  \
     docker buildx create --name larder --driver remote unix:///run/larder/larderd.sock --use")]
 pub struct Flags {
-    /// Where to listen: unix:///PATH, or tcp://127.0.0.1:PORT [default: unix:///run/larder/larderd.sock]
+    /// Where to listen: unix:///PATH, or tcp://127.0.0.1:PORT [default: unix:///run/larder/larderd.sock as root,
+    /// otherwise unix://$XDG_RUNTIME_DIR/larder/larderd.sock]
     #[arg(long, value_name = "ADDRESS")]
     addr: Option<String>,
     /// Let builds ask for `network.host` or `security.insecure`
@@ -36,8 +37,8 @@ pub struct Flags {
 #[derive(Parser, Debug)]
 #[command(name = "buildkitd", version, about = "larder under buildkitd's name: serves BuildKit's API")]
 pub struct Buildkitd {
-    #[arg(long, default_value = "unix:///run/buildkit/buildkitd.sock")]
-    addr: String,
+    #[arg(long)]
+    addr: Option<String>,
     #[arg(long)]
     allow_insecure_entitlement: Vec<String>,
     #[arg(long)]
@@ -77,13 +78,18 @@ pub fn buildkitd() -> Result<(), Failure> {
     // buildkitd reads its default file when there is one.
     let usual = Path::new("/etc/buildkit/buildkitd.toml");
     let flags = Flags {
-        addr: Some(given.addr),
+        addr: Some(given.addr.unwrap_or_else(|| socket("buildkit/buildkitd.sock"))),
         allow_insecure_entitlement: given.allow_insecure_entitlement,
         config: given.config.or_else(|| usual.exists().then(|| usual.to_owned())),
         no_gc: given.oci_worker_gc == Some(false),
     };
-    let root = given.root.unwrap_or_else(|| "/var/lib/buildkit".into());
+    let root = given.root.unwrap_or_else(|| super::data_folder().join("buildkit"));
     start(&root, &flags, labels)
+}
+
+/// The address of a socket in the folder for sockets.
+fn socket(name: &str) -> String {
+    format!("unix://{}", super::run_folder().join(name).display())
 }
 
 /// Serves until a signal comes.
@@ -103,8 +109,8 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Re
         }
     };
     let configured = config.grpc.address.first().map(String::as_str);
-    let address = flags.addr.as_deref().or(configured).unwrap_or("unix:///run/larder/larderd.sock");
-    let address = Address::parse(address).map_err(Failure::usage)?;
+    let address = flags.addr.as_deref().or(configured).map_or_else(|| socket("larder/larderd.sock"), str::to_owned);
+    let address = Address::parse(&address).map_err(Failure::usage)?;
     let worker = config.oci();
     labels.extend(worker.labels);
     let mut allowed = flags.allow_insecure_entitlement.clone();

@@ -14,6 +14,7 @@ mod prune;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
+use sandbox::rootless::Mode;
 
 /// Builds container images, keeps the build cache, and says why a step was not cached
 #[derive(Parser, Debug)]
@@ -91,17 +92,40 @@ impl Larder {
     }
 }
 
+/// Where a store is unless somebody says another place.
 fn default_root() -> PathBuf {
-    if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/var/lib/larder");
-    }
-    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/share");
-    data.unwrap_or_else(home).join("larder")
+    data_folder().join("larder")
 }
 
-/// Opens the store; while another process has it, says whose turn it is and waits.
+/// Where programs keep their data: the machine's for root, else the user's. To be asked before [`open`].
+fn data_folder() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib");
+    }
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|d| !d.is_empty()).map(PathBuf::from);
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/share");
+    data.unwrap_or_else(home)
+}
+
+/// Where sockets lie: the machine's folder for root, else the user's. To be asked before [`open`].
+fn run_folder() -> PathBuf {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return PathBuf::from("/run");
+    }
+    let given = std::env::var_os("XDG_RUNTIME_DIR").filter(|d| !d.is_empty()).map(PathBuf::from);
+    given.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", user.as_raw())))
+}
+
+/// Opens the store; while another process has it, says whose turn it is and waits. Without root, this process enters a
+/// user namespace for it: what lies in a store belongs to many ids. To be called before there is a second thread.
 pub fn open(root: &Path) -> Result<store::Store, Failure> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Mode::Single { why } = sandbox::rootless::enter_if_needed(&path).map_err(Failure::failed)? {
+        eprintln!(
+            "warning: larder has a single user id here ({why}): a step can't have files of other owners or run as another user"
+        );
+    }
     let mut waits = |owner: &store::Owner| eprintln!("waiting for {owner}, which has the store {}", root.display());
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let options = store::Options { command, on_wait: Some(&mut waits), give_up: None };

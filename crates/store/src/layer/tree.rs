@@ -70,14 +70,22 @@ fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, clamp: Option<i64>) -
     write().doing("write to the tar", &node.source)
 }
 
-/// Writes the tree into the directory `to`, over what is there. Owners are kept where this process may give files away.
-pub fn write_dir(view: &View, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).doing("make", to)?;
-    let may_own = rustix::process::geteuid().is_root();
-    dir_folder(view, Path::new("/"), to, may_own)
+/// Whose the files are that a tree is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owners {
+    /// As in the tree, which takes a process that may give files away.
+    Kept,
+    /// This process's.
+    Own,
 }
 
-fn dir_folder(view: &View, at: &Path, to: &Path, may_own: bool) -> Result<()> {
+/// Writes the tree into the directory `to`, over what is there.
+pub fn write_dir(view: &View, to: &Path, owners: Owners) -> Result<()> {
+    fs::create_dir_all(to).doing("make", to)?;
+    dir_folder(view, Path::new("/"), to, owners)
+}
+
+fn dir_folder(view: &View, at: &Path, to: &Path, owners: Owners) -> Result<()> {
     for node in view.list(at)? {
         let (real, target) = (at.join(&node.name), to.join(&node.name));
         let there = fs::symlink_metadata(&target).ok();
@@ -93,7 +101,7 @@ fn dir_folder(view: &View, at: &Path, to: &Path, may_own: bool) -> Result<()> {
                 if !target.is_dir() {
                     fs::create_dir(&target).doing("make", &target)?;
                 }
-                dir_folder(view, &real, &target, may_own)?;
+                dir_folder(view, &real, &target, owners)?;
             }
             Kind::File => drop(fs::copy(&node.source, &target).doing("copy", &target)?),
             Kind::Link => std::os::unix::fs::symlink(&node.link, &target).doing("make the symlink", &target)?,
@@ -101,7 +109,7 @@ fn dir_folder(view: &View, at: &Path, to: &Path, may_own: bool) -> Result<()> {
             Kind::Socket => continue,
         }
         let mut attributes = Attributes::of(&node);
-        if !may_own {
+        if owners == Owners::Own {
             let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
             (attributes.uid, attributes.gid) = (uid, gid);
         }

@@ -245,9 +245,12 @@ impl Extraction {
                 std::os::unix::fs::symlink(target, &place).doing("make the symlink", written)?;
                 self.real.clear();
             }
-            EntryType::Char | EntryType::Block | EntryType::Fifo => {
-                device(entry, kind, &place).doing("make", written)?
-            }
+            EntryType::Char | EntryType::Block | EntryType::Fifo => match device(entry, kind, &place) {
+                // Only root makes devices. An image is used without them, as a step gets a /dev of its own, and its blobs
+                // keep them; an archive's files would be lost.
+                Err(error) if self.whiteouts && error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+                made => made.doing("make", written)?,
+            },
             _ => {
                 let mut file = File::create_new(&place).doing("make", written)?;
                 io::copy(entry, &mut file).doing("write", written)?;

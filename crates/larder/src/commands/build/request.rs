@@ -47,7 +47,9 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         "check" | "lint" => true,
         other => return Err(format!("--call {other} is not built yet; expected build or check")),
     };
-    let mut session = LocalSession { docker_config: docker_config(), ..LocalSession::default() };
+    // Asked before this process enters a user namespace, where it is root.
+    let keep_owners = rustix::process::geteuid().is_root();
+    let mut session = LocalSession { docker_config: docker_config(), keep_owners, ..LocalSession::default() };
     let (dockerfile, remote) = contexts(flags, &mut session)?;
     if check && remote.is_some() {
         return Err("--check of a remote context is not built yet; fetch it first".to_owned());

@@ -1,0 +1,30 @@
+//! What a build may leave on the machine: nothing but what its store remembers.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Processes whose command line has `text`.
+pub fn processes(text: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = entries.filter_map(|e| std::fs::read(e.path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).replace('\0', " ").contains(text)).count()
+}
+
+/// Waits until it holds.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// No mount of the store's, no draft and no temporary file. What lies in the trash is out of the store already.
+pub fn nothing(store: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(store.to_str().unwrap()), "a mount is left: {mounts}");
+    for folder in ["drafts", "tmp"] {
+        let left: Vec<_> = std::fs::read_dir(store.join(folder)).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(left.is_empty(), "{folder} holds {left:?}");
+    }
+}
