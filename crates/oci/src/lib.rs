@@ -14,4 +14,4 @@ pub use config::{ContainerConfig, History, ImageConfig, RootFs};
 pub use digest::{Digest, DigestError, Hasher};
 pub use manifest::{Descriptor, Index, Manifest, ManifestOrIndex};
 pub use platform::{Platform, PlatformError};
-pub use reference::{Reference, ReferenceError};
+pub use reference::{Reference, ReferenceError, is_repository_component, is_tag};

@@ -54,7 +54,7 @@ impl Reference {
         if path.chars().any(|c| c.is_ascii_uppercase()) {
             return Err(error("the repository name must be lower case"));
         }
-        if !path.split('/').all(is_component) {
+        if !path.split('/').all(is_repository_component) {
             return Err(error(
                 "a repository name has lower-case letters and digits, parted by `.`, `_`, `__`, `-` or `/`",
             ));
@@ -104,12 +104,14 @@ fn has_upper(text: &str) -> bool {
     text.chars().any(|c| c.is_ascii_uppercase())
 }
 
-fn is_tag(tag: &str) -> bool {
+/// Whether text is a tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}` (distribution-spec, "Pulling manifests").
+pub fn is_tag(tag: &str) -> bool {
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     (1..=128).contains(&tag.len()) && tag.starts_with(word) && tag.chars().all(|c| word(c) || c == '.' || c == '-')
 }
 
-fn is_component(component: &str) -> bool {
+/// Whether text can stand between two slashes of a repository's name (the same place).
+pub fn is_repository_component(component: &str) -> bool {
     let alnum = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     if !component.starts_with(alnum) || !component.ends_with(alnum) {
         return false;

@@ -1,11 +1,12 @@
-//! The distribution protocol (OCI distribution-spec), the client's side: resolve, fetch and push, with authentication.
-//! It knows images as bytes and descriptors; it keeps nothing on disk and never unpacks.
+//! The distribution protocol (OCI distribution-spec). The client's side: resolve, fetch and push, with authentication; it
+//! knows images as bytes and descriptors, keeps nothing on disk and never unpacks. The server's side is in `server`.
 
 mod auth;
 mod client;
 pub mod docker_config;
 mod download;
 mod push;
+pub mod server;
 
 pub use auth::Login;
 pub use client::Client;

@@ -10,6 +10,7 @@ mod explain;
 mod history;
 mod image;
 mod prune;
+mod registry;
 
 use std::path::{Path, PathBuf};
 
@@ -37,6 +38,7 @@ enum Verb {
     Du(du::Flags),
     Prune(prune::Flags),
     Image(image::Flags),
+    Registry(registry::Flags),
     Check(check::Flags),
     Completions(completions::Flags),
 }
@@ -86,6 +88,7 @@ impl Larder {
             Verb::Du(flags) => du::run(&root, &flags),
             Verb::Prune(flags) => prune::run(&root, &flags),
             Verb::Image(flags) => image::run(&root, &flags),
+            Verb::Registry(flags) => registry::run(&root, &flags),
             Verb::Check(flags) => check::run(&flags),
             Verb::Completions(flags) => completions::run(&flags),
         }

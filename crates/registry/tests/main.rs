@@ -1,0 +1,11 @@
+//! The registry over HTTP, by the specification's words: each `MUST` of the four workflows of distribution-spec v1.1 that
+//! is a server's has a test here, named after what it asks for.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
+
+mod collect;
+mod discover;
+mod manage;
+mod pull;
+mod push;
+mod served;
