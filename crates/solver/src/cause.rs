@@ -25,6 +25,8 @@ pub enum HitSource {
     SameInput,
     /// Another build of this process ran it.
     Shared,
+    /// A cache from elsewhere has it: the backend, as it is shown.
+    Imported(String),
     /// Nothing needed it: what reads it was a hit.
     NotNeeded,
 }

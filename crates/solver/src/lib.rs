@@ -16,4 +16,4 @@ pub use explain::{Facts, Lost, explain};
 pub use files::{FileEntry, FileKind, Files};
 pub use ingredients::{Ingredients, Parent, Part, shown};
 pub use record::{Cost, KeyId, Link, Locator, Record};
-pub use solver::{Build, Effect, Event, Index, Reason, ResultId, Save, Solver, Wanted};
+pub use solver::{Build, Effect, Event, Index, Reason, ResultId, Save, Solver, Trail, Wanted};

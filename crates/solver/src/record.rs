@@ -36,6 +36,18 @@ impl Link {
         }
         bytes
     }
+
+    /// Reads what [`Link::encode`] wrote.
+    pub fn decode(bytes: &[u8]) -> Option<Link> {
+        let number = |from: usize| Some(u32::from_be_bytes(bytes.get(from..from + 4)?.try_into().ok()?));
+        let digest = |from: usize| Some(Digest::from_bytes(bytes.get(from..from + 32)?.try_into().ok()?));
+        let selector = match bytes.len() {
+            40 => None,
+            73 => Some(digest(41)?),
+            _ => return None,
+        };
+        Some(Link { input: number(0)?, output: number(4)?, digest: digest(8)?, selector })
+    }
 }
 
 /// Finds "the same step" in earlier builds.

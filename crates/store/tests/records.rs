@@ -197,12 +197,18 @@ fn the_solver_finds_what_was_saved() {
     let store = open(root.path());
     let records = store.records();
     let index = records.index();
-    assert_eq!(index.children(&parent, &link), [key]);
-    assert_eq!(index.children(&digest(3), &link), [key]);
-    assert_eq!(index.children(&parent, &solver::Link { selector: None, ..link }), []);
-    assert_eq!(index.newest(&[digest(99), key]), Some((key, new)));
+    let all = std::collections::BTreeSet::new();
+    assert_eq!(index.children(&all, &parent, &link), [key]);
+    assert_eq!(index.children(&all, &digest(3), &link), [key]);
+    assert_eq!(index.children(&all, &parent, &solver::Link { selector: None, ..link }), []);
+    let mut parents = records.parents(&key).unwrap();
+    parents.sort();
+    let mut expected = [(parent, link), (digest(3), link)];
+    expected.sort();
+    assert_eq!(parents, expected);
+    assert_eq!(index.newest(&all, &[digest(99), key], 1), Some((key, new)));
     records.renew(&old, 30).unwrap();
-    assert_eq!(index.newest(&[key]), Some((key, old)));
+    assert_eq!(index.newest(&all, &[key], 1), Some((key, old)));
     assert_eq!(records.use_now(&old).unwrap(), solved(key, 10, listing));
     assert_eq!(store.last_use(Resource::Snapshot(snapshot)).unwrap().map(|(_, count)| count), Some(1));
     assert_eq!(records.of_operation(&digest(8)).unwrap(), [old, new]);
@@ -212,7 +218,7 @@ fn the_solver_finds_what_was_saved() {
     index.failure().unwrap();
 
     store.snapshots().remove(snapshot).unwrap();
-    assert_eq!(index.newest(&[key]), None);
+    assert_eq!(index.newest(&all, &[key], 1), None);
     assert!(matches!(records.use_now(&old), Err(Error::NotFound { .. })));
     let lost = records.lost(&[digest(99), key]).unwrap().unwrap();
     assert!(matches!(lost.cause, solver::Cause::BlobMissing { .. }));

@@ -8,6 +8,7 @@
 //! associative and idempotent. Of several results of one record the newest stays, as BuildKit exports it.
 
 mod fold;
+mod imported;
 mod listing;
 mod wire;
 
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 
 use oci::Digest;
 
+pub use imported::Imported;
 pub use listing::{Form, Listing, UNCOMPRESSED};
 
 /// Media type of a cache config.

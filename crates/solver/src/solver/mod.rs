@@ -13,7 +13,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use graph::{Edge, Graph};
@@ -22,7 +22,7 @@ use oci::{Digest, Platform};
 use crate::cause::{Cause, HitSource};
 use crate::key::Malformed;
 use crate::record::{KeyId, Link};
-use node::Node;
+use node::{Node, Stage};
 
 /// A build, by a number of the driver's.
 pub type Build = u64;
@@ -33,10 +33,10 @@ pub struct ResultId(pub u64);
 
 /// The cache as the solver asks it. Answers come at once.
 pub trait Index {
-    /// Keys that `link` leads to from `parent`.
-    fn children(&self, parent: &KeyId, link: &Link) -> Vec<KeyId>;
-    /// The newest usable record under any of `keys`, with its key.
-    fn newest(&self, keys: &[KeyId]) -> Option<(KeyId, Digest)>;
+    /// Keys that `link` leads to from `parent`. `builds` ask: what only some builds may see is for them alone.
+    fn children(&self, builds: &BTreeSet<Build>, parent: &KeyId, link: &Link) -> Vec<KeyId>;
+    /// The best usable record with `outputs` results under any of `keys`, with its key.
+    fn newest(&self, builds: &BTreeSet<Build>, keys: &[KeyId], outputs: u32) -> Option<(KeyId, Digest)>;
 }
 
 /// An edge that a build wants.
@@ -56,37 +56,33 @@ pub enum Event {
         build: Build,
         graph: Arc<Graph>,
         wanted: Vec<Wanted>,
+        /// Whether its end tells the keys of its steps.
+        trail: bool,
     },
     /// Nobody waits for the build any more.
-    Cancel {
-        build: Build,
-    },
+    Cancel { build: Build },
     /// Answer to [`Effect::Key`]: cache digests, the most exact first; none for a source that only content names.
-    Keyed {
-        vertex: Digest,
-        keys: Result<Vec<Digest>, String>,
-    },
+    Keyed { vertex: Digest, keys: Result<Vec<Digest>, String> },
     /// Answer to [`Effect::Hash`].
-    Hashed {
-        vertex: Digest,
-        input: u32,
-        content: Result<Digest, String>,
-    },
+    Hashed { vertex: Digest, input: u32, content: Result<Digest, String> },
     /// Answer to [`Effect::Compare`]: key of an earlier record of the step on the same trees, and that record.
-    Compared {
-        vertex: Digest,
-        found: Option<(KeyId, Digest)>,
-    },
+    Compared { vertex: Digest, found: Option<(KeyId, Digest)> },
     /// Answer to [`Effect::Load`].
-    Loaded {
-        vertex: Digest,
-        results: Result<Vec<ResultId>, Cause>,
-    },
+    Loaded { vertex: Digest, results: Result<Vec<ResultId>, Cause> },
     /// Answer to [`Effect::Run`].
-    Ran {
-        vertex: Digest,
-        results: Result<Vec<ResultId>, String>,
-    },
+    Ran { vertex: Digest, results: Result<Vec<ResultId>, String> },
+    /// Answer to [`Effect::Hash`], [`Effect::Compare`] or [`Effect::Run`]: a result that the step needs can't be had after
+    /// all. What gave it runs, and the step is taken up again.
+    Lost { vertex: Digest, result: ResultId, cause: Cause },
+}
+
+/// The keys of a step, at a build's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trail {
+    /// The step.
+    pub vertex: Digest,
+    /// For each output its keys, the best first.
+    pub keys: Vec<Vec<KeyId>>,
 }
 
 /// Why a step runs, as far as the scheduler knows it; `explain` finds the cause.
@@ -132,14 +128,15 @@ pub enum Effect {
     /// Nobody wants the step any more: stop it. No answer is expected.
     Abort { vertex: Digest },
     /// The build has what it wanted: a result for each wanted edge that asked for one.
-    Done { build: Build, results: Vec<Option<ResultId>> },
-    /// The build can't have what it wanted.
-    Failed { build: Build, vertex: Digest, error: String },
+    Done { build: Build, results: Vec<Option<ResultId>>, trail: Vec<Trail> },
+    /// The build can't have what it wanted. The trail is of what was decided before.
+    Failed { build: Build, vertex: Digest, error: String, trail: Vec<Trail> },
 }
 
 struct Order {
     wanted: Vec<Wanted>,
     graph: Arc<Graph>,
+    trail: bool,
 }
 
 /// See the module.
@@ -169,7 +166,7 @@ impl Solver {
     /// Takes an event and says what is to be done. An event for a step that is gone (aborted meanwhile) does nothing.
     pub fn step(&mut self, event: Event, index: &dyn Index) -> Vec<Effect> {
         match event {
-            Event::Build { build, graph, wanted } => self.begin(build, graph, wanted),
+            Event::Build { build, graph, wanted, trail } => self.begin(build, Order { wanted, graph, trail }),
             Event::Cancel { build } => self.forget(build),
             Event::Keyed { vertex, keys } => self.answered(vertex, |node| node.keyed(keys)),
             Event::Hashed { vertex, input, content } => self.answered(vertex, |node| node.hashed(input, content)),
@@ -183,6 +180,7 @@ impl Solver {
             }
             Event::Loaded { vertex, results } => self.answered(vertex, |node| node.loaded(results)),
             Event::Ran { vertex, results } => self.answered(vertex, |node| node.ran(results)),
+            Event::Lost { vertex, result, cause } => self.lost(vertex, result, &cause),
         }
         while let Some(vertex) = self.queue.pop_front() {
             self.advance(vertex, index);
@@ -201,7 +199,8 @@ impl Solver {
         self.nodes.is_empty()
     }
 
-    fn begin(&mut self, build: Build, graph: Arc<Graph>, wanted: Vec<Wanted>) {
+    fn begin(&mut self, build: Build, order: Order) {
+        let Order { wanted, graph, .. } = &order;
         let mut needed: Vec<Digest> = wanted.iter().map(|w| w.edge.vertex).collect();
         let mut reached: std::collections::HashSet<Digest> = needed.iter().copied().collect();
         while let Some(digest) = needed.pop() {
@@ -225,7 +224,7 @@ impl Solver {
                 self.effects.extend(node.joined(build));
             }
         }
-        for w in &wanted {
+        for w in wanted {
             if let Some(node) = self.nodes.get_mut(&w.edge.vertex) {
                 node.want_key = true;
                 node.want_result |= w.result;
@@ -233,7 +232,31 @@ impl Solver {
                 self.queue.push_back(w.edge.vertex);
             }
         }
-        self.builds.insert(build, Order { wanted, graph });
+        self.builds.insert(build, order);
+    }
+
+    /// A result that `vertex` was given is no result: whoever gave it has to run, and `vertex` waits again.
+    fn lost(&mut self, vertex: Digest, result: ResultId, cause: &Cause) {
+        let Some(inputs) = self.nodes.get(&vertex).map(|n| n.vertex.inputs.clone()) else { return };
+        for edge in inputs {
+            // Another reader may have said so before: then it runs, or has run, already.
+            let giver = self.nodes.get_mut(&edge.vertex).filter(|n| n.result(edge.output) == Some(result));
+            if let Some(giver) = giver {
+                giver.stage = Stage::Miss { reason: Reason::Unusable(cause.clone()), running: false };
+                self.queue.push_back(edge.vertex);
+            }
+        }
+        self.answered(vertex, Node::take_up_again);
+    }
+
+    /// What every step of a build is known by.
+    fn trail(&self, order: &Order) -> Vec<Trail> {
+        let known = order.graph.vertices().filter_map(|v| self.nodes.get(&v.digest)).filter(|n| !n.is_source());
+        let of = |node: &Node| {
+            let keys: Vec<_> = (0..step::outputs(node)).map(|output| self.output_keys(node, output)).collect();
+            keys.iter().any(|list| !list.is_empty()).then_some(Trail { vertex: node.vertex.digest, keys })
+        };
+        known.filter_map(of).collect()
     }
 
     fn answered(&mut self, vertex: Digest, take: impl FnOnce(&mut Node)) {
@@ -253,14 +276,15 @@ impl Solver {
                 let node = self.nodes.get(&v.digest).filter(|n| n.builds.contains(build))?;
                 node.error().map(|error| (v.digest, error))
             });
+            let trail = || if order.trail { self.trail(order) } else { Vec::new() };
             if let Some((vertex, error)) = failed {
-                over.push((*build, Effect::Failed { build: *build, vertex, error }));
+                over.push((*build, Effect::Failed { build: *build, vertex, error, trail: trail() }));
                 continue;
             }
             let all =
                 order.wanted.iter().map(|w| self.nodes.get(&w.edge.vertex)?.outcome(w)).collect::<Option<Vec<_>>>();
             if let Some(results) = all {
-                over.push((*build, Effect::Done { build: *build, results }));
+                over.push((*build, Effect::Done { build: *build, results, trail: trail() }));
             }
         }
         self.failed = false;

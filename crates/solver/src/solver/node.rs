@@ -45,6 +45,8 @@ pub struct Node {
     pub asked: bool,
     /// Cache digests of a source.
     pub source_keys: Vec<Digest>,
+    /// Keys under which no record was found: its readers are looked for under them all the same.
+    pub found: Vec<KeyId>,
     /// Found or given keys, by output.
     pub keys: BTreeMap<u32, Vec<KeyId>>,
     /// Content digests of inputs.
@@ -82,6 +84,7 @@ impl Node {
             targets: false,
             asked: false,
             source_keys: Vec::new(),
+            found: Vec::new(),
             keys: BTreeMap::new(),
             contents: BTreeMap::new(),
             hashing: BTreeSet::new(),
@@ -196,6 +199,16 @@ impl Node {
     pub fn compared(&mut self, (key, record): (KeyId, Digest)) {
         self.keys.insert(0, vec![key]);
         self.stage = Stage::Hit { record, loading: false };
+    }
+
+    /// What it was about to do could not be done yet.
+    pub fn take_up_again(&mut self) {
+        match &mut self.stage {
+            Stage::Content => self.hashing.clear(),
+            Stage::Compare { asked } => *asked = false,
+            Stage::Miss { running, .. } => *running = false,
+            Stage::Unkeyed | Stage::Hit { .. } | Stage::Done(_) | Stage::Failed { .. } => {}
+        }
     }
 
     pub fn loaded(&mut self, results: Result<Vec<ResultId>, Cause>) {

@@ -76,7 +76,7 @@ impl Solver {
             // It is stored like any other: what names its inputs by content is needed for that.
             return if decisive { self.enter_content(vertex) } else { self.miss(vertex, Reason::Requested) };
         }
-        if let Some(found) = self.look_up(vertex, &map, index) {
+        if let Some(found) = self.find(vertex, &map, index) {
             return self.hit(vertex, &map, found, HitSource::Definition);
         }
         if decisive {
@@ -130,7 +130,7 @@ impl Solver {
         if self.nodes.get(&vertex).is_some_and(|n| n.vertex.metadata.ignore_cache) {
             return self.miss(vertex, Reason::Requested);
         }
-        if let Some(found) = self.look_up(vertex, &map, index) {
+        if let Some(found) = self.find(vertex, &map, index) {
             return self.hit(vertex, &map, found, HitSource::Content);
         }
         self.set(vertex, Stage::Compare { asked: false });
@@ -274,7 +274,11 @@ impl Solver {
         let keys = self.map(vertex).map(|map| self.own_key(vertex, &map, 0));
         if let Some(node) = self.nodes.get_mut(&vertex) {
             node.fresh = fresh_below || reason == Reason::Requested;
-            node.keys.entry(0).or_insert_with(|| keys.into_iter().collect());
+            let found = std::mem::take(&mut node.found);
+            node.keys.entry(0).or_insert_with(|| {
+                let own = keys.into_iter();
+                own.chain(found.into_iter().filter(|key| Some(*key) != keys)).collect()
+            });
             node.stage = Stage::Miss { reason, running: false };
         }
         true
@@ -311,18 +315,34 @@ impl Solver {
         }
     }
 
-    /// Keys of output 0 that all inputs' keys lead to, and the newest record under one of them.
-    fn look_up(&self, vertex: Digest, map: &CacheMap, index: &dyn Index) -> Option<(Vec<KeyId>, Digest)> {
+    /// Looks for a record; keys without one are kept, as records of what reads the step may lie under them.
+    fn find(&mut self, vertex: Digest, map: &CacheMap, index: &dyn Index) -> Option<(Vec<KeyId>, Digest)> {
+        let mut keys = self.look_up(vertex, map, index)?;
+        let node = self.nodes.get_mut(&vertex)?;
+        match index.newest(&node.builds, &keys, outputs(node)) {
+            Some((first, record)) => {
+                keys.retain(|k| *k != first);
+                keys.insert(0, first);
+                Some((keys, record))
+            }
+            None => {
+                node.found = keys;
+                None
+            }
+        }
+    }
+
+    /// Keys of output 0 that all inputs' keys lead to.
+    fn look_up(&self, vertex: Digest, map: &CacheMap, index: &dyn Index) -> Option<Vec<KeyId>> {
         let node = self.nodes.get(&vertex)?;
         if node.vertex.inputs.is_empty() {
-            let key = key::root_id(&map.digest, 0);
-            return index.newest(&[key]).map(|(key, record)| (vec![key], record));
+            return Some(vec![key::root_id(&map.digest, 0)]);
         }
         let mut common: Option<Vec<KeyId>> = None;
         for (i, edge) in node.vertex.inputs.iter().enumerate() {
             let mut reached: Vec<KeyId> = Vec::new();
             for (key, link) in self.ways(node, map, i, edge, 0, false) {
-                reached.extend(index.children(&key, &link));
+                reached.extend(index.children(&node.builds, &key, &link));
             }
             common = Some(match common {
                 None => reached,
@@ -333,10 +353,9 @@ impl Solver {
             }
         }
         let mut keys = common?;
-        let (first, record) = index.newest(&keys)?;
-        keys.retain(|k| *k != first);
-        keys.insert(0, first);
-        Some((keys, record))
+        keys.sort_unstable();
+        keys.dedup();
+        Some(keys)
     }
 
     /// Every key of an input that counts for a reader, with the link from there. `all`: also keys that must not be
@@ -355,7 +374,7 @@ impl Solver {
         ways
     }
 
-    fn output_keys(&self, node: &Node, output: u32) -> Vec<KeyId> {
+    pub(super) fn output_keys(&self, node: &Node, output: u32) -> Vec<KeyId> {
         if let Some(keys) = node.keys.get(&output) {
             return keys.clone();
         }
@@ -412,7 +431,7 @@ impl Solver {
 }
 
 /// How many outputs an operation has.
-fn outputs(node: &Node) -> u32 {
+pub(super) fn outputs(node: &Node) -> u32 {
     let last = match node.vertex.kind() {
         Some(graph::Kind::Exec(op)) => op.mounts.iter().map(|m| m.output).max(),
         Some(graph::Kind::File(op)) => op.actions.iter().map(|a| a.output).max(),

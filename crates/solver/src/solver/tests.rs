@@ -1,15 +1,15 @@
 //! Toy builds on seeded schedules: whatever the order of answers and whatever changed between builds, a build's result is
 //! the one that running everything would have given, and nothing runs twice.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use graph::wire::{self, op};
 use graph::{Edge, Graph, GraphBuilder};
 use oci::{Digest, Platform};
 
-use super::{Effect, Event, Index, Reason, ResultId, Solver, Wanted};
-use crate::cause::HitSource;
+use super::{Build, Effect, Event, Index, Reason, ResultId, Solver, Wanted};
+use crate::cause::{Cause, HitSource};
 use crate::record::{KeyId, Link};
 
 /// A small generator of numbers that look random (Knuth's MMIX constants).
@@ -39,16 +39,18 @@ struct World {
     sources: BTreeMap<String, u64>,
     clock: u64,
     ran: Vec<Digest>,
+    /// One in so many loaded results turns out not to be there when it is used.
+    losing: Option<usize>,
     hits: Vec<(Digest, HitSource)>,
     reasons: Vec<Reason>,
 }
 
 impl Index for World {
-    fn children(&self, parent: &KeyId, link: &Link) -> Vec<KeyId> {
+    fn children(&self, _: &BTreeSet<Build>, parent: &KeyId, link: &Link) -> Vec<KeyId> {
         self.links.get(&(*parent, link.encode())).cloned().unwrap_or_default()
     }
 
-    fn newest(&self, keys: &[KeyId]) -> Option<(KeyId, Digest)> {
+    fn newest(&self, _: &BTreeSet<Build>, keys: &[KeyId], _: u32) -> Option<(KeyId, Digest)> {
         let of_key = |key: &KeyId| self.by_key.get(key).into_iter().flatten().map(|id| (*key, *id)).collect::<Vec<_>>();
         let found = keys.iter().flat_map(of_key).map(|(key, id)| (self.records[&id].created, key, id));
         found.max().map(|(_, key, id)| (key, id))
@@ -171,9 +173,10 @@ fn run(
     let mut open: Vec<Effect> = Vec::new();
     let mut outcomes = vec![None; builds.len()];
     let mut running: HashSet<Digest> = HashSet::new();
+    let mut lazy: HashSet<ResultId> = HashSet::new();
     for (i, (graph, head)) in builds.iter().enumerate() {
         let wanted = vec![Wanted { edge: *head, result: true }];
-        open.extend(solver.step(Event::Build { build: i as u64, graph: graph.clone(), wanted }, world));
+        open.extend(solver.step(Event::Build { build: i as u64, graph: graph.clone(), wanted, trail: true }, world));
     }
     let vertex = |digest: &Digest| builds.iter().find_map(|(g, _)| g.get(digest).cloned()).unwrap();
     let mut steps = 0;
@@ -181,6 +184,10 @@ fn run(
         steps += 1;
         assert!(steps < 100_000, "it does not end");
         let effect = open.swap_remove(random.below(open.len()));
+        if let Some(event) = lose(world, &mut lazy, &effect, &mut random) {
+            open.extend(solver.step(event, world));
+            continue;
+        }
         let event = match effect {
             Effect::Key { vertex: v } => {
                 let vertex = vertex(&v);
@@ -198,7 +205,9 @@ fn run(
             }
             Effect::Load { vertex, record } => {
                 let value = world.records[&record].value;
-                Event::Loaded { vertex, results: Ok(vec![hold(&mut values, value)]) }
+                let held = hold(&mut values, value);
+                lazy.insert(held);
+                Event::Loaded { vertex, results: Ok(vec![held]) }
             }
             Effect::Run { vertex: v, inputs, reason, save, .. } => {
                 assert!(running.insert(v), "{} runs twice", vertex(&v).name());
@@ -231,7 +240,8 @@ fn run(
                 continue;
             }
             Effect::Abort { .. } => continue,
-            Effect::Done { build, results } => {
+            Effect::Done { build, results, trail } => {
+                assert!(trail.iter().all(|t| !t.keys[0].is_empty()));
                 outcomes[build as usize] = Some(Ok(values[&results[0].unwrap()]));
                 continue;
             }
@@ -244,6 +254,22 @@ fn run(
     }
     assert!(solver.is_empty(), "{} steps are left", solver.len());
     outcomes.into_iter().map(|o| o.expect("every build ends")).collect()
+}
+
+/// Sometimes a loaded result is not there after all, whoever needs it first.
+fn lose(world: &World, lazy: &mut HashSet<ResultId>, effect: &Effect, random: &mut Seed) -> Option<Event> {
+    let (vertex, inputs) = match effect {
+        Effect::Hash { vertex, result, .. } => (*vertex, vec![*result]),
+        Effect::Run { vertex, inputs, .. } | Effect::Compare { vertex, inputs, .. } => (*vertex, inputs.clone()),
+        _ => return None,
+    };
+    let result = *inputs.iter().find(|id| lazy.contains(id))?;
+    if random.below(world.losing?) > 0 {
+        lazy.remove(&result);
+        return None;
+    }
+    let cause = Cause::BlobMissing { digest: "a blob".to_owned(), looked: vec!["nowhere".to_owned()] };
+    Some(Event::Lost { vertex, result, cause })
 }
 
 fn solver() -> Solver {
@@ -270,6 +296,28 @@ fn no_schedule_and_no_history_gives_a_wrong_hit() {
             assert_eq!(got, [Ok(expected)], "seed {seed}, round {round}");
         }
     }
+}
+
+/// Results that are lost after they were found are made again, and nothing else comes out of it.
+#[test]
+fn what_is_lost_is_made_again() {
+    let mut unusable = 0;
+    for seed in 0..300 {
+        let mut random = Seed(seed);
+        let mut world = World { losing: Some(2), ..World::default() };
+        let size = 3 + random.below(12);
+        for round in 0..4 {
+            let both = [toy(seed, size, random.below(3) as u64, None), toy(seed, size, random.below(3) as u64, None)];
+            let expected: Vec<_> = both.iter().map(|(g, h)| Ok(world.evaluate(g, *h))).collect();
+            assert_eq!(
+                run(&mut world, &mut solver(), &both, seed * 17 + round),
+                expected,
+                "seed {seed}, round {round}"
+            );
+        }
+        unusable += world.reasons.iter().filter(|r| matches!(r, Reason::Unusable(_))).count();
+    }
+    assert!(unusable > 50, "{unusable}");
 }
 
 /// The same build again is hits only.
@@ -319,7 +367,7 @@ fn a_cancelled_build_is_forgotten() {
         let (graph, head) = toy(seed, 8, 0, None);
         let mut solver = solver();
         let wanted = vec![Wanted { edge: head, result: true }];
-        let mut open = solver.step(Event::Build { build: 1, graph: graph.clone(), wanted }, &world);
+        let mut open = solver.step(Event::Build { build: 1, graph: graph.clone(), wanted, trail: false }, &world);
         for _ in 0..random.below(6) {
             let Some(Effect::Key { vertex }) = open.pop() else { break };
             let keys = Ok(vec![world.source(graph.get(&vertex).unwrap())]);

@@ -10,7 +10,7 @@ use oci::Digest;
 
 use crate::error::{Doing, Result};
 use crate::format::{self, table};
-use crate::{SnapshotId, Store, clock, trash};
+use crate::{SnapshotId, Store, clock, records, trash};
 
 /// Tombstones kept at most.
 const TOMBSTONES: usize = 10_000;
@@ -50,7 +50,7 @@ fn links(store: &Store) -> Result<()> {
         return Ok(());
     }
     store.write(|batch| {
-        dead.iter().for_each(|key| batch.delete(&table::LINKS, key));
+        dead.iter().for_each(|key| records::delete_link(batch, key));
         Ok(())
     })
 }

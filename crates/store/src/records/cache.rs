@@ -1,10 +1,11 @@
 //! Records and links in the solver's types: saving what a step made, and answering the solver's questions.
 //! The cost of a step that runs is one write here; a step that is cached costs reads only.
 
+use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
 use oci::Digest;
-use solver::{Index, KeyId, Link, Locator, Part, Record};
+use solver::{Build, Index, KeyId, Link, Locator, Part, Record};
 
 use super::{NewRecord, Records, Row, not_found, put, put_link};
 use crate::error::{Error, Result};
@@ -51,6 +52,17 @@ impl<'a> Records<'a> {
         self.0.write(|batch| {
             links.iter().try_for_each(|(parent, link, child)| put_link(batch, parent, &link.encode(), child))
         })
+    }
+
+    /// The links that lead to a key, with the keys that they come from.
+    pub fn parents(&self, child: &KeyId) -> Result<Vec<(KeyId, Link)>> {
+        let links = self.links_to(child)?;
+        Ok(links.into_iter().filter_map(|(parent, link)| Some((parent, Link::decode(&link)?))).collect())
+    }
+
+    /// The newest usable record under any of `keys`, with its key.
+    pub fn newest(&self, keys: &[KeyId]) -> Result<Option<(KeyId, Digest)>> {
+        self.find_newest(keys)
     }
 
     /// A record by its name.
@@ -134,12 +146,13 @@ impl CacheIndex<'_> {
     }
 }
 
+/// Every build may see everything that is in the store, and every record there has all its outputs.
 impl Index for CacheIndex<'_> {
-    fn children(&self, parent: &KeyId, link: &Link) -> Vec<KeyId> {
+    fn children(&self, _builds: &BTreeSet<Build>, parent: &KeyId, link: &Link) -> Vec<KeyId> {
         self.or_nothing(self.records.children(parent, &link.encode()))
     }
 
-    fn newest(&self, keys: &[KeyId]) -> Option<(KeyId, Digest)> {
+    fn newest(&self, _builds: &BTreeSet<Build>, keys: &[KeyId], _outputs: u32) -> Option<(KeyId, Digest)> {
         self.or_nothing(self.records.find_newest(keys))
     }
 }

@@ -18,7 +18,7 @@ pub use cache::{CacheIndex, MadeOf};
 pub(crate) use tombstones::bury;
 pub use tombstones::{Removal, Tombstone};
 
-/// Key of a link's row: parent key, digest of the link, child key.
+/// Key of a link's row: parent key, digest of the link, child key; in the table of links by child the other way round.
 pub(crate) type LinkKey = (Digest, (Digest, Digest));
 
 /// So many of the newest records of a step are found again by it.
@@ -147,6 +147,18 @@ impl Records<'_> {
         Ok(rows.into_iter().map(|((_, (_, child)), _)| child).collect())
     }
 
+    /// All links to `child`: the parent key, and the link in the solver's encoding.
+    pub fn links_to(&self, child: &Digest) -> Result<Vec<(Digest, Vec<u8>)>> {
+        let rows = self.0.0.meta.rows()?;
+        let mut links = Vec::new();
+        for ((_, (link, parent)), ()) in rows.list(&table::BACK_LINKS, child.bytes())? {
+            if let Some(bytes) = self.0.0.meta.get(&table::LINKS, &(parent, (link, *child)))? {
+                links.push((parent, bytes));
+            }
+        }
+        Ok(links)
+    }
+
     /// All links from `parent`: the link in the solver's encoding, and the child key.
     pub fn links(&self, parent: &Digest) -> Result<Vec<(Vec<u8>, Digest)>> {
         let rows = self.0.0.meta.rows()?.list(&table::LINKS, parent.bytes())?;
@@ -199,8 +211,17 @@ fn put_link(batch: &mut Batch<'_>, parent: &Digest, link: &[u8], child: &Digest)
     let key = (*parent, (Digest::of(link), *child));
     match batch.get(&table::LINKS, &key)? {
         Some(_) => Ok(()),
-        None => batch.put(&table::LINKS, &key, &link.to_vec()),
+        None => {
+            batch.put(&table::BACK_LINKS, &(key.1.1, (key.1.0, key.0)), &())?;
+            batch.put(&table::LINKS, &key, &link.to_vec())
+        }
     }
+}
+
+/// Stages the removal of a link.
+pub(crate) fn delete_link(batch: &mut Batch<'_>, key: &LinkKey) {
+    batch.delete(&table::LINKS, key);
+    batch.delete(&table::BACK_LINKS, &(key.1.1, (key.1.0, key.0)));
 }
 
 /// Stages the record under its keys, which are no graves any more.
