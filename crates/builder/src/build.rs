@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use graph::Graph;
+use graph::{Edge, Graph};
 use oci::{Digest, Platform, Reference};
 use solver::Cause;
 use store::view::View;
+use tokio::sync::OnceCell;
 
+use crate::caches::{self, Imports};
 use crate::driver::{Held, Order};
 use crate::exporters::Built;
 use crate::frontends::dockerfile::Frontend;
@@ -31,6 +33,8 @@ pub struct Request {
     pub attributes: BTreeMap<String, String>,
     /// Where results go.
     pub outputs: Vec<exporters::Request>,
+    /// Caches to read, in order of preference.
+    pub cache_from: Vec<caches::Request>,
     /// Fail when a step of these stages (empty list: any) must run, before it runs.
     pub fail_on_miss: Option<Vec<String>>,
     /// Granted to the build: `network.host`, `security.insecure`.
@@ -69,6 +73,7 @@ pub struct Build {
     request: Request,
     keeper: Option<Keeper>,
     started: u64,
+    imports: OnceCell<Arc<Imports>>,
 }
 
 /// Builds in one go.
@@ -96,7 +101,15 @@ impl Build {
         let begin = || Keeper::begin(&engine.store, &request, &session.project());
         let keeper = if request.internal { None } else { Some(begin()?) };
         let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));
-        Ok(Build { engine: engine.clone(), session, events, request, keeper, started: crate::event::now_millis() })
+        Ok(Build {
+            engine: engine.clone(),
+            session,
+            events,
+            request,
+            keeper,
+            started: crate::event::now_millis(),
+            imports: OnceCell::new(),
+        })
     }
 
     /// What is wanted.
@@ -155,8 +168,21 @@ impl Build {
     pub async fn evaluate(&self, graph: &Arc<Graph>) -> Result<Held, Error> {
         let Some(head) = graph.head else { return Ok(Held::scratch()) };
         refuse(graph, &self.request.entitlements)?;
+        let graph = Arc::new(graph.below(head));
+        loop {
+            let held = self.evaluate_once(&graph, head).await?;
+            let Live::Remote(remote) = &held.live else { return Ok(held) };
+            // What an output needs is brought now: what is lost elsewhere can still be made here.
+            let written = self.request.outputs.iter().any(|output| output.kind != "cacheonly");
+            if !written || remote.fetch(&self.work(head.vertex)?).await.is_ok() || remote.lost().is_none() {
+                return Ok(held);
+            }
+        }
+    }
+
+    async fn evaluate_once(&self, graph: &Arc<Graph>, head: Edge) -> Result<Held, Error> {
         let order = Order {
-            graph: Arc::new(graph.below(head)),
+            graph: graph.clone(),
             wanted: vec![head],
             session: self.session.clone(),
             events: self.events.clone(),
@@ -164,9 +190,32 @@ impl Build {
             project: self.session.project(),
             target: self.request.attributes.get("target").cloned().unwrap_or_default(),
             fail_on_miss: self.request.fail_on_miss.clone(),
+            imports: self.imports().await,
+            trail: None,
         };
         let results = self.engine.driver.build(order).await?;
         Ok(results.into_iter().next().unwrap_or_else(Held::scratch))
+    }
+
+    /// The caches that the request names, read once a build. One that can't be read shows as a failed step.
+    async fn imports(&self) -> Arc<Imports> {
+        let read = async {
+            let reading = self.request.cache_from.iter().map(|request| self.import(request));
+            let mut imports = Imports::default();
+            for (backend, outcome) in futures_util::future::join_all(reading).await {
+                imports.add(&backend, outcome);
+            }
+            Arc::new(imports)
+        };
+        self.imports.get_or_init(|| read).await.clone()
+    }
+
+    async fn import(&self, request: &caches::Request) -> (String, Result<Arc<caches::Import>, Error>) {
+        let backend = request.shown();
+        let name = format!("importing cache manifest from {backend}");
+        let task = self.events.begin(&format!("{} {name}", self.request.id), &name);
+        let read = async { caches::import(&self.work(task.step)?, request).await }.await;
+        (backend, task.finish(read))
     }
 
     /// Writes every output.

@@ -8,6 +8,7 @@ use oci::Digest;
 use crate::driver::Driver;
 use crate::event::Events;
 use crate::session;
+use crate::sources::bytes::Flights;
 
 /// The parts that builds share.
 pub struct Engine {
@@ -19,12 +20,20 @@ pub struct Engine {
     pub registry: registry::Client,
     /// Runs steps, each once however many builds want it.
     pub driver: Driver,
+    /// Blobs that are being brought.
+    pub(crate) flights: Flights,
 }
 
 impl Engine {
     /// Puts the parts together.
     pub fn new(store: store::Store, sandbox: sandbox::Sandbox, registry: registry::Client) -> Arc<Engine> {
-        Arc::new_cyclic(|engine| Engine { store, sandbox, registry, driver: Driver::new(engine.clone()) })
+        Arc::new_cyclic(|engine| Engine {
+            store,
+            sandbox,
+            registry,
+            driver: Driver::new(engine.clone()),
+            flights: Flights::default(),
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Whatever blocks enters through [`blocking`].
 
 pub mod build;
+pub mod caches;
 pub mod driver;
 pub mod engine;
 pub mod event;
@@ -32,6 +33,11 @@ pub enum Error {
     Operation(#[from] ops::Error),
     #[error(transparent)]
     Export(#[from] exporters::Error),
+    #[error(transparent)]
+    Cache(#[from] caches::Error),
+    /// A layer could not be brought here or unpacked.
+    #[error("{digest}: {error}")]
+    Blob { digest: oci::Digest, error: Box<Error> },
     #[error("{} can't be built", .0.filename)]
     Dockerfile(Box<build::Faulty>),
     #[error("{} steps had to run, and --fail-on-miss forbids it", .0.len())]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use store::SnapshotId;
 
+use crate::caches::Remote;
 use crate::sources::{image, local};
 use crate::{Error, Work};
 
@@ -17,6 +18,8 @@ pub enum Live {
     Snapshot(SnapshotId),
     /// An image by digest, pulled when its files are needed.
     Image(Arc<image::Lazy>),
+    /// A result of a cache from elsewhere, brought when its files are needed.
+    Remote(Arc<Remote>),
     /// A directory of the client's, scanned; copied into the store only where a process needs it mounted.
     Local(Arc<local::Tree>),
 }
@@ -28,6 +31,7 @@ impl Live {
             Live::Scratch => None,
             Live::Snapshot(id) => Some(*id),
             Live::Image(image) => image.snapshot(work).await?,
+            Live::Remote(remote) => remote.snapshot(work).await?,
             Live::Local(tree) => tree.snapshot(work).await?,
         })
     }

@@ -86,7 +86,12 @@ impl Kitchen {
 
     /// The causes of a build, as `larder explain` has them: step and cause kind, `-` for a hit.
     pub fn causes(&self) -> Vec<(String, String)> {
-        let ran = self.larder(&["explain", "--format", "json"]);
+        self.causes_in(&self.root())
+    }
+
+    /// The same of another store.
+    pub fn causes_in(&self, root: &Path) -> Vec<(String, String)> {
+        let ran = self.larder_in(root, &["explain", "--format", "json"]);
         let line = |l: &str| {
             let value: serde_json::Value = serde_json::from_str(l).unwrap();
             (value["step"].as_str().unwrap().to_owned(), value["cause"].as_str().unwrap_or("-").to_owned())

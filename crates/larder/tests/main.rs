@@ -5,6 +5,7 @@
 
 mod buildx;
 mod cached;
+mod caches;
 mod causes;
 mod failing;
 mod git;

@@ -34,4 +34,19 @@ pub enum Error {
     Config { path: std::path::PathBuf, reason: String },
     #[error("can't keep {what}: {source}")]
     Write { what: String, source: std::io::Error },
+    /// The last failure of several.
+    #[error("{last} (after {tries} tries)")]
+    Tried { tries: u32, last: Box<Error> },
+}
+
+impl Error {
+    /// How often it was tried.
+    pub fn tries(&self) -> u32 {
+        if let Error::Tried { tries, .. } = self { *tries } else { 1 }
+    }
+
+    /// The failure itself.
+    pub fn last(&self) -> &Error {
+        if let Error::Tried { last, .. } = self { last.last() } else { self }
+    }
 }

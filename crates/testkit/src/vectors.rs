@@ -30,6 +30,12 @@ pub fn folder() -> Option<PathBuf> {
     None
 }
 
+/// Digest of the image `base` of the vectors.
+pub fn base() -> String {
+    let all = json(&folder().expect("the vectors").join("cases.json"));
+    all["base"]["digest"].as_str().expect("a digest").to_owned()
+}
+
 /// All cases; none where the vectors are missing.
 pub fn cases() -> Vec<Case> {
     let Some(folder) = folder() else { return Vec::new() };

@@ -19,6 +19,8 @@ pub struct Question {
     pub reason: Reason,
     /// Its keys.
     pub save: Save,
+    /// A record of an imported cache that was lost; a cache that could not be asked.
+    pub kept_from: (Option<Cause>, Option<Cause>),
 }
 
 impl State {
@@ -74,15 +76,22 @@ pub async fn cause(work: &Work, question: &Question) -> Result<Cause, Error> {
     let store = work.engine.store.clone();
     let (locator, wanted) = (question.locator.clone(), question.wanted.clone());
     let (ran, reason, keys) = (question.ran.clone(), question.reason.clone(), question.save.keys.clone());
+    let (lost_elsewhere, unavailable) = question.kept_from.clone();
     let find = move || {
         let records = store.records();
         let earlier = records.earlier(&locator)?;
-        let lost = records.lost(&keys)?;
+        let lost = lost_elsewhere.map(|cause| solver::Lost { cause });
+        let lost = if lost.is_some() { lost } else { records.lost(&keys)? };
         // A listing that can't be read is no evidence; the cause is then found in what else differs.
         let listing = |digest: &oci::Digest| records.files(digest).ok().flatten();
         let facts =
             Facts { earlier: earlier.iter().map(|r| &r.ingredients).collect(), lost, ran, listing: Some(&listing) };
-        Ok::<_, store::Error>(solver::explain(&wanted, &reason, &facts))
+        let cause = solver::explain(&wanted, &reason, &facts);
+        // Whether it was ever built is not known as long as a cache did not answer.
+        Ok::<_, store::Error>(match (cause, unavailable) {
+            (Cause::NeverBuilt, Some(unavailable)) => unavailable,
+            (cause, _) => cause,
+        })
     };
     blocking("looked for the cause", find).await
 }

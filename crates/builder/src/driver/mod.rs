@@ -2,17 +2,19 @@
 //! One driver a process, shared by all builds: the same step of two builds runs once. It decides nothing itself.
 
 mod because;
+mod imported;
 mod perform;
-mod results;
+pub(crate) mod results;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use graph::{Edge, Graph, Vertex};
 use oci::{Digest, Platform};
-use solver::{Build, Cause, Effect, Event, HitSource, ResultId, Solver, Verdict, Wanted};
+use solver::{Build, Cause, Effect, Event, HitSource, ResultId, Solver, Trail, Verdict, Wanted};
 use tokio::sync::oneshot;
 
+use crate::caches::Imports;
 use crate::event::{Events, What};
 use crate::sources::Source;
 use crate::{Engine, Error, Work, session};
@@ -37,6 +39,10 @@ pub struct Order {
     pub target: String,
     /// Fail when a step of these stages must run (empty: any).
     pub fail_on_miss: Option<Vec<String>>,
+    /// Caches from elsewhere that it may use.
+    pub imports: Arc<Imports>,
+    /// Where the keys of its steps are noted at its end, for caches that are written.
+    pub trail: Option<Arc<Mutex<Vec<Trail>>>>,
 }
 
 /// A build that is going on.
@@ -86,7 +92,7 @@ impl Driver {
     /// Builds what is ordered; dropping the future cancels what nobody else wants.
     pub async fn build(&self, order: Order) -> Result<Vec<Held>, Error> {
         let (done, answer) = oneshot::channel();
-        let (graph, wanted) = (order.graph.clone(), order.wanted.clone());
+        let (graph, wanted, trail) = (order.graph.clone(), order.wanted.clone(), order.trail.is_some());
         tell_known(&order);
         let build = {
             let mut state = self.lock();
@@ -97,7 +103,7 @@ impl Driver {
         };
         let _cancel = CancelOnDrop { driver: self.clone(), build };
         let wanted = wanted.into_iter().map(|edge| Wanted { edge, result: true }).collect();
-        self.feed(Event::Build { build, graph, wanted });
+        self.feed(Event::Build { build, graph, wanted, trail });
         answer.await.unwrap_or(Err(Error::Cancelled))
     }
 
@@ -110,10 +116,10 @@ impl Driver {
         let Some(engine) = self.engine.upgrade() else { return };
         let mut state = self.lock();
         let Some(mut solver) = state.solver.take() else { return };
-        let index = engine.store.records().index();
-        let effects = solver.step(event, &index);
+        let caches = imported::Caches { store: engine.store.records().index(), imports: state.imports() };
+        let effects = solver.step(event, &caches);
         state.solver = Some(solver);
-        if let Err(error) = index.failure() {
+        if let Err(error) = caches.store.failure() {
             state.warn(&format!("the cache can't be read, and is taken as empty for some steps: {error}"));
         }
         for effect in effects {
@@ -135,6 +141,11 @@ impl Driver {
                 self.start(engine, state, vertex, perform::Job::Run { inputs, reason, ran, save })
             }
             Effect::Hit { vertex, source, record, builds, renew } => {
+                if let Some((key, import)) = record.and_then(|key| Some((key, state.import(&vertex, &key)?))) {
+                    state.tell_hit(vertex, &HitSource::Imported(import.backend.clone()), &builds);
+                    let links = state.imported_links(&vertex, &key);
+                    return state.or_warn(engine.store.records().link(&links));
+                }
                 state.tell_hit(vertex, &source, &builds);
                 if let (true, Some(record)) = (renew, record) {
                     let now = crate::event::now_millis();
@@ -147,12 +158,14 @@ impl Driver {
                     cancel.cancel();
                 }
             }
-            Effect::Done { build, results } => {
+            Effect::Done { build, results, trail } => {
+                state.note(build, trail);
                 let results = results.iter().flatten().filter_map(|id| state.results.get(id)).map(|k| k.held.clone());
                 let results = results.collect();
                 state.end(build, Ok(results));
             }
-            Effect::Failed { build, vertex, error } => {
+            Effect::Failed { build, vertex, error, trail } => {
+                state.note(build, trail);
                 let going = state.builds.get_mut(&build);
                 let missed = going.map(|g| std::mem::take(&mut g.misses)).unwrap_or_default();
                 let failed = if missed.is_empty() { state.failed(build, vertex, error) } else { Error::Missed(missed) };
@@ -266,6 +279,13 @@ impl State {
         let id = ResultId(self.next_result);
         self.results.insert(id, Kept { held, step, name });
         id
+    }
+
+    fn note(&self, build: Build, trail: Vec<Trail>) {
+        let kept = self.builds.get(&build).and_then(|going| going.order.trail.as_ref());
+        if let Some(kept) = kept {
+            kept.lock().unwrap_or_else(PoisonError::into_inner).extend(trail);
+        }
     }
 
     /// Ends a build, and lets go of what no other build has.

@@ -10,6 +10,7 @@ use solver::{Cause, Cost, Event, KeyId, Locator, Reason, Record, ResultId, Save,
 use store::SnapshotId;
 
 use super::because::{self, Question};
+use super::imported;
 use super::results::{self, Held};
 use super::{Driver, State};
 use crate::event::{Stream, What, now_millis};
@@ -31,9 +32,21 @@ pub enum Job {
 }
 
 impl Job {
+    /// Results whose files it needs.
+    fn inputs(&self) -> &[ResultId] {
+        match self {
+            Job::Key | Job::Load { .. } => &[],
+            Job::Hash { result, .. } => std::slice::from_ref(result),
+            Job::Compare { inputs, .. } | Job::Run { inputs, .. } => inputs,
+        }
+    }
+
     /// Does it.
     pub async fn perform(self, driver: &Driver, work: &Work, vertex: &Arc<Vertex>) -> Event {
         let step = vertex.digest;
+        if let Some(lost) = imported::bring(driver, work, step, self.inputs()).await {
+            return lost;
+        }
         match self {
             Job::Key => {
                 let keys = key(driver, work, vertex).await;
@@ -58,7 +71,13 @@ impl Job {
                 });
                 Event::Compared { vertex: step, found }
             }
-            Job::Load { record } => Event::Loaded { vertex: step, results: load(driver, work, record).await },
+            Job::Load { record } => {
+                let results = match imported::load(driver, work, vertex, record) {
+                    Some(imported) => imported,
+                    None => load(driver, work, record).await,
+                };
+                Event::Loaded { vertex: step, results }
+            }
             Job::Run { inputs, reason, ran, save } => {
                 let results = run(driver, work, vertex, &inputs, reason, &ran, save).await;
                 Event::Ran { vertex: step, results: results.map_err(|e| e.to_string()) }
@@ -80,7 +99,7 @@ async fn key(driver: &Driver, work: &Work, vertex: &Vertex) -> Result<Vec<Digest
 }
 
 impl State {
-    fn live(&self, id: ResultId) -> Result<Live, Error> {
+    pub fn live(&self, id: ResultId) -> Result<Live, Error> {
         self.results.get(&id).map(|k| k.held.live.clone()).ok_or(Error::Cancelled)
     }
 
@@ -220,15 +239,16 @@ async fn ask(
     ran: &[Digest],
     save: Save,
 ) -> Result<(Question, Vec<Live>), Error> {
-    let (mut wanted, lives, locator, ran) = {
+    let (mut wanted, lives, locator, ran, kept_from) = {
         let state = driver.lock();
         let going = state.builds.values().find(|g| g.order.graph.get(&vertex.digest).is_some());
         let order = going.map(|g| &g.order).ok_or(Error::Cancelled)?;
         let locator = Locator::of(&order.project, &order.target, &vertex.name());
-        (state.ingredients(vertex, &save), state.lives(inputs)?, locator, state.ran(ran))
+        let kept_from = state.kept_from(&vertex.digest, &save.found);
+        (state.ingredients(vertex, &save), state.lives(inputs)?, locator, state.ran(ran), kept_from)
     };
     because::files(work, vertex, &lives, &mut wanted).await?;
-    let question = Question { locator, wanted, ran, reason, save };
+    let question = Question { locator, wanted, ran, reason, save, kept_from };
     let cause = because::cause(work, &question).await?;
     let mut state = driver.lock();
     state.causes.insert(vertex.digest, cause.clone());
@@ -376,7 +396,8 @@ async fn keep(
     }
     let record = {
         let state = driver.lock();
-        let names = inputs.iter().map(|id| state.results.get(id).map(|k| k.name.clone()).unwrap_or_default()).collect();
+        let name = |id| state.results.get(id).map(|k| results::input(&k.held.live, &k.name)).unwrap_or_default();
+        let names = inputs.iter().map(name).collect();
         let build = state.builds.values().find(|g| g.order.graph.get(&work.step).is_some());
         Record {
             keys: question.save.keys.clone(),

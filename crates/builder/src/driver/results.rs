@@ -31,6 +31,14 @@ impl Held {
     }
 }
 
+/// What a record says of an input: the tree, once it is one of the store's.
+pub fn input(live: &Live, name: &str) -> String {
+    match live {
+        Live::Remote(remote) => remote.here().map_or_else(|| name.to_owned(), text),
+        _ => name.to_owned(),
+    }
+}
+
 /// The text of a tree.
 pub fn text(tree: Option<SnapshotId>) -> String {
     tree.map_or_else(|| "scratch".to_owned(), |id| format!("snapshot:{id}"))

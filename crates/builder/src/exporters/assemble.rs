@@ -127,14 +127,19 @@ async fn layers(
     options: &Options,
     built: &Built,
 ) -> Result<(Vec<Layer>, Vec<SnapshotId>), crate::Error> {
-    if let (Live::Image(image), false) = (&built.result.live, options.force) {
+    let elsewhere = match &built.result.live {
+        Live::Image(image) => Some(image.layers()),
+        Live::Remote(remote) => Some(remote.layers()),
+        _ => None,
+    };
+    if let (Some(elsewhere), false) = (elsewhere, options.force) {
         // Its layers pass as they are; nothing is unpacked.
-        let mut layers = Vec::new();
-        for (descriptor, diff_id) in image.layers() {
-            image.fetch(&export.work, &descriptor).await?;
-            layers.push(Layer { descriptor: media_of(descriptor, options), diff_id, created: None });
-        }
-        return Ok((layers, Vec::new()));
+        elsewhere.fetch(&export.work).await?;
+        let layer = |(descriptor, diff_id): &(Descriptor, Digest)| {
+            let descriptor = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
+            Layer { descriptor: media_of(descriptor, options), diff_id: *diff_id, created: None }
+        };
+        return Ok((elsewhere.list.iter().map(layer).collect(), Vec::new()));
     }
     let Some(top) = built.result.live.snapshot(&export.work).await? else { return Ok((Vec::new(), Vec::new())) };
     let store = export.work.engine.store.clone();

@@ -1,7 +1,8 @@
 //! Where the bytes of images come from: this store, content of the client's, a registry. Everything that comes in
 //! is verified against its digest and kept as a blob.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures_util::future::BoxFuture;
 use oci::{Descriptor, Digest, Reference};
@@ -20,6 +21,26 @@ pub enum Origin {
     Content(Arc<dyn Content>),
     /// The repository of a reference.
     Registry(Reference),
+}
+
+/// Blobs that are on their way: who wants one that somebody brings already waits for it, so that it is asked for once.
+#[derive(Default)]
+pub struct Flights(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
+
+impl Flights {
+    async fn enter(&self, digest: &Digest) -> tokio::sync::OwnedMutexGuard<()> {
+        let flight = {
+            let mut flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = flights.get(digest).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                flights.retain(|_, flight| flight.strong_count() > 0);
+                let flight = Arc::new(tokio::sync::Mutex::new(()));
+                flights.insert(*digest, Arc::downgrade(&flight));
+                flight
+            })
+        };
+        flight.lock_owned().await
+    }
 }
 
 /// The client's credentials, as a registry asks for them.
@@ -66,6 +87,10 @@ impl Origin {
     /// Brings a blob into the store, unless it is there.
     pub async fn fetch(&self, work: &Work, what: &Descriptor) -> Result<(), Error> {
         let store = work.engine.store.clone();
+        if store.blobs().has(&what.digest)? {
+            return Ok(());
+        }
+        let _one = work.engine.flights.enter(&what.digest).await;
         if store.blobs().has(&what.digest)? {
             return Ok(());
         }

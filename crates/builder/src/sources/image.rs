@@ -2,13 +2,14 @@
 //! needed. Manifests and configurations are kept as blobs, so a pinned image that was seen once asks nobody.
 
 use graph::{Kind, Vertex};
-use oci::{Descriptor, Digest, ImageConfig, Manifest, ManifestOrIndex, Platform, Reference};
+use oci::{Digest, ImageConfig, Manifest, ManifestOrIndex, Platform, Reference};
 use solver::key;
-use store::{Resource, SnapshotId};
-use tokio::sync::{Mutex, OnceCell};
+use store::SnapshotId;
+use tokio::sync::OnceCell;
 
 use super::bytes::Origin;
-use crate::{Error, Work, blocking, sources};
+use super::layers::Layers;
+use crate::{Error, Work, sources};
 
 /// When a registry is asked although the image is known here (LLB's `image.resolvemode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,17 +123,13 @@ pub(super) fn decode(name: &str, config: &[u8]) -> Result<ImageConfig, Error> {
     Ok(serde_json::from_slice(config).map_err(|e| unreadable(name, &format!("its configuration: {e}")))?)
 }
 
-/// One unpacking at a time: layers that two images share are unpacked once.
-static UNPACKING: Mutex<()> = Mutex::const_new(());
-
 /// An image that is known by digest and not yet (or already) unpacked.
 pub struct Lazy {
     name: String,
     manifest_digest: Digest,
-    manifest: Manifest,
     config: ImageConfig,
     platform: Platform,
-    origin: Origin,
+    layers: Layers,
     snapshot: OnceCell<Option<SnapshotId>>,
 }
 
@@ -163,8 +160,9 @@ impl Lazy {
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             return Err(unreadable(name, "its manifest and its configuration differ in their layers").into());
         }
-        let snapshot = OnceCell::new();
-        Ok(Lazy { name: name.to_owned(), manifest_digest, manifest, config, platform, origin, snapshot })
+        let list = manifest.layers.into_iter().zip(config.rootfs.diff_ids.iter().copied()).collect();
+        let layers = Layers { name: format!("pulled from {name}"), origin, list };
+        Ok(Lazy { name: name.to_owned(), manifest_digest, config, platform, layers, snapshot: OnceCell::new() })
     }
 
     /// Cache digests: by manifest (`solver::key::image_key`), and by chain id (`chain_key`).
@@ -180,70 +178,15 @@ impl Lazy {
         (name, self.manifest_digest)
     }
 
-    /// Its layers as they are stored elsewhere, with their diff ids, lowest first.
-    pub fn layers(&self) -> Vec<(Descriptor, Digest)> {
-        self.manifest.layers.iter().cloned().zip(self.config.rootfs.diff_ids.iter().copied()).collect()
-    }
-
-    /// Brings a layer's blob into the store, without unpacking it.
-    pub async fn fetch(&self, work: &Work, layer: &Descriptor) -> Result<(), Error> {
-        self.origin.fetch(work, layer).await
+    /// Its layers as they are stored elsewhere.
+    pub fn layers(&self) -> &Layers {
+        &self.layers
     }
 
     /// Its files as a snapshot, pulled and unpacked now if need be; `None` for an image without layers.
     pub async fn snapshot(&self, work: &Work) -> Result<Option<SnapshotId>, Error> {
-        self.snapshot.get_or_try_init(|| self.unpack(work)).await.copied()
+        self.snapshot.get_or_try_init(|| self.layers.snapshot(work)).await.copied()
     }
-
-    async fn unpack(&self, work: &Work) -> Result<Option<SnapshotId>, Error> {
-        let _one = UNPACKING.lock().await;
-        let store = &work.engine.store;
-        let chain = self.config.chain_ids();
-        let mut have = 0;
-        let mut parent = None;
-        for (i, id) in chain.iter().enumerate().rev() {
-            if let Some(found) = store.layer_blobs().find_chain(id)? {
-                (have, parent) = (i + 1, Some(found));
-                break;
-            }
-        }
-        let layers = self.layers();
-        let fetches = layers[have..].iter().map(|(layer, _)| self.origin.fetch(work, layer));
-        futures_util::future::try_join_all(fetches).await?;
-        for (i, (layer, diff_id)) in layers.into_iter().enumerate().skip(have) {
-            let (store, name, chain) = (store.clone(), format!("pulled from {}", self.name), chain[i]);
-            let _held = parent.map(|id| store.leases().hold(Resource::Snapshot(id))).transpose()?;
-            let unpacked = blocking("unpacked a layer", move || unpack(&store, parent, &layer, diff_id, chain, &name));
-            parent = Some(unpacked.await?);
-        }
-        Ok(parent)
-    }
-}
-
-fn unpack(
-    store: &store::Store,
-    parent: Option<SnapshotId>,
-    layer: &Descriptor,
-    diff_id: Digest,
-    chain: Digest,
-    name: &str,
-) -> Result<SnapshotId, store::Error> {
-    let blob = store.blobs().open(&layer.digest)?;
-    let unpacked = store::layer::unpack(store, parent, blob, name)?;
-    if unpacked.diff_id != diff_id {
-        let (found, size) = (unpacked.diff_id, unpacked.diff_size);
-        store.snapshots().remove(unpacked.snapshot)?;
-        return Err(store::Error::WrongDigest { expected: diff_id, found, size });
-    }
-    let form = store::Form {
-        media_type: layer.media_type.clone(),
-        recipe: "fetched".to_owned(),
-        digest: layer.digest,
-        size: layer.size,
-    };
-    store.layer_blobs().add_form(unpacked.snapshot, form)?;
-    store.layer_blobs().set_chain(unpacked.snapshot, chain)?;
-    Ok(unpacked.snapshot)
 }
 
 /// Name and platform of a source.

@@ -5,6 +5,7 @@ pub mod bytes;
 pub mod git;
 pub mod http;
 pub mod image;
+pub mod layers;
 pub mod local;
 pub mod oci_layout;
 

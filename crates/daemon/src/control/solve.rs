@@ -99,6 +99,7 @@ fn wanted(request: &SolveRequest) -> Request {
         id: request.r#ref.clone(),
         attributes: request.frontend_attrs.clone().into_iter().collect(),
         outputs,
+        cache_from: Vec::new(),
         fail_on_miss: None,
         entitlements: request.entitlements.clone(),
         internal: request.internal,

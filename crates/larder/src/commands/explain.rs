@@ -75,14 +75,16 @@ fn print(name: &str, verdict: &Verdict) {
     }
 }
 
-fn found(source: &HitSource) -> &'static str {
-    match source {
+fn found(source: &HitSource) -> String {
+    let text = match source {
+        HitSource::Imported(backend) => return format!("the cache {backend} has it"),
         HitSource::Definition => "the same step on the same inputs was built before",
         HitSource::Content => "its inputs have the same content as before",
         HitSource::SameInput => "an input ran again and gave the same files",
         HitSource::Shared => "another build made it at the same time",
         HitSource::NotNeeded => "nothing needed it",
-    }
+    };
+    text.to_owned()
 }
 
 /// Evidence that does not fit into one line.

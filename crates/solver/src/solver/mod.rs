@@ -105,6 +105,8 @@ pub struct Save {
     pub keys: Vec<KeyId>,
     /// From keys of inputs to `keys`.
     pub links: Vec<(KeyId, Link, KeyId)>,
+    /// Other keys of the first output, under which no record was usable.
+    pub found: Vec<KeyId>,
 }
 
 /// What the driver is to do. Every effect with an answer is answered once, unless it was aborted.

@@ -16,6 +16,9 @@ use crate::record::KeyId;
 pub enum Stage {
     /// Its inputs' keys (or, for a source, its own) are not known yet.
     Unkeyed,
+    /// Its definition has keys and no record under them: what reads it may be a hit all the same. It goes on only when its
+    /// result is wanted.
+    Known,
     /// Definition keys gave no hit: content of inputs is being made and hashed.
     Content,
     /// Content gave no hit either: the driver compares the inputs' trees with those of earlier records.
@@ -105,7 +108,7 @@ impl Node {
 
     /// Whether hit or miss is decided, so that readers can look themselves up.
     pub fn is_judged(&self) -> bool {
-        matches!(self.stage, Stage::Hit { .. } | Stage::Miss { .. } | Stage::Done(_))
+        matches!(self.stage, Stage::Known | Stage::Hit { .. } | Stage::Miss { .. } | Stage::Done(_))
     }
 
     pub fn is_miss(&self) -> bool {
@@ -116,7 +119,7 @@ impl Node {
     pub fn rank(&self) -> u8 {
         match self.stage {
             Stage::Unkeyed | Stage::Content | Stage::Compare { .. } => 0,
-            Stage::Hit { .. } => 1,
+            Stage::Known | Stage::Hit { .. } => 1,
             Stage::Miss { .. } => 2,
             Stage::Done(_) => 3,
             Stage::Failed { .. } => 4,
@@ -131,7 +134,7 @@ impl Node {
             Stage::Compare { asked } => *asked,
             Stage::Hit { loading, .. } => *loading,
             Stage::Miss { running, .. } => *running,
-            Stage::Done(_) | Stage::Failed { .. } => false,
+            Stage::Known | Stage::Done(_) | Stage::Failed { .. } => false,
         }
     }
 
@@ -207,7 +210,7 @@ impl Node {
             Stage::Content => self.hashing.clear(),
             Stage::Compare { asked } => *asked = false,
             Stage::Miss { running, .. } => *running = false,
-            Stage::Unkeyed | Stage::Hit { .. } | Stage::Done(_) | Stage::Failed { .. } => {}
+            Stage::Unkeyed | Stage::Known | Stage::Hit { .. } | Stage::Done(_) | Stage::Failed { .. } => {}
         }
     }
 

@@ -29,6 +29,7 @@ impl Solver {
             }
             let moved = match &node.stage {
                 Stage::Unkeyed => self.find_key(vertex, index),
+                Stage::Known => (node.want_result || node.targets) && self.look_further(vertex),
                 Stage::Content => self.find_content(vertex, index),
                 Stage::Compare { asked } => !asked && self.compare(vertex),
                 Stage::Hit { loading, .. } => !loading && self.load(vertex),
@@ -79,17 +80,29 @@ impl Solver {
         if let Some(found) = self.find(vertex, &map, index) {
             return self.hit(vertex, &map, found, HitSource::Definition);
         }
-        if decisive {
+        if let Some(node) = self.nodes.get_mut(&vertex).filter(|n| !n.found.is_empty()) {
+            node.keys.insert(0, node.found.clone());
+            node.stage = Stage::Known;
+            return true;
+        }
+        self.look_further(vertex)
+    }
+
+    /// By its definition it is no hit: its inputs' content may make it one.
+    fn look_further(&mut self, vertex: Digest) -> bool {
+        let Some(map) = self.map(vertex) else { return false };
+        if map.inputs.iter().any(|i| i.content.is_some()) {
             return self.enter_content(vertex);
         }
         self.set(vertex, Stage::Compare { asked: false });
         true
     }
 
-    /// With one input that is a miss it is sure already that content will be looked at: what is hashed for that is made now,
-    /// side by side with the inputs that are still undecided.
+    /// With one input that is a miss under keys that lead nowhere it is sure already that content will be looked at: what
+    /// is hashed for that is made now, side by side with the inputs that are still undecided.
     fn ask_ahead(&mut self, vertex: Digest, inputs: &[Edge]) {
-        let is_miss = |e: &Edge| self.nodes.get(&e.vertex).is_some_and(|n| n.is_miss() && !n.is_source());
+        let leads_nowhere = |n: &Node| n.is_miss() && !n.is_source() && n.found.is_empty();
+        let is_miss = |e: &Edge| self.nodes.get(&e.vertex).is_some_and(leads_nowhere);
         if !inputs.iter().any(is_miss) {
             return;
         }
@@ -274,11 +287,8 @@ impl Solver {
         let keys = self.map(vertex).map(|map| self.own_key(vertex, &map, 0));
         if let Some(node) = self.nodes.get_mut(&vertex) {
             node.fresh = fresh_below || reason == Reason::Requested;
-            let found = std::mem::take(&mut node.found);
-            node.keys.entry(0).or_insert_with(|| {
-                let own = keys.into_iter();
-                own.chain(found.into_iter().filter(|key| Some(*key) != keys)).collect()
-            });
+            let found = node.found.iter().copied().filter(|key| Some(*key) != keys);
+            node.keys.insert(0, keys.into_iter().chain(found).collect());
             node.stage = Stage::Miss { reason, running: false };
         }
         true
@@ -419,7 +429,8 @@ impl Solver {
 
     fn save(&self, vertex: Digest, map: &CacheMap) -> Save {
         let outputs = self.nodes.get(&vertex).map_or(1, outputs);
-        let mut save = Save { operation: map.digest, keys: Vec::new(), links: Vec::new() };
+        let found = self.nodes.get(&vertex).and_then(|n| n.keys.get(&0)).cloned().unwrap_or_default();
+        let mut save = Save { operation: map.digest, keys: Vec::new(), links: Vec::new(), found };
         let first = self.own_key(vertex, map, 0);
         for output in 0..outputs {
             let key = if output == 0 { first } else { key::child_id(&map.digest, output, &[Some(first)]) };

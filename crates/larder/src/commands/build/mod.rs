@@ -1,6 +1,7 @@
 //! `larder build`: from flags to a request, through the engine in this process, to what is printed and written.
 //! Progress goes to standard error; standard output carries only a result that was asked for.
 
+mod caches;
 pub mod csv;
 pub mod flags;
 mod request;
@@ -22,6 +23,7 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
     if plan.check {
         return super::check::file(&plan.dockerfile, false);
     }
+    plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let kind = if flags.quiet { Kind::Quiet } else { Kind::parse(&flags.progress).map_err(Failure::usage)? };
     let store = super::open(root)?;
     let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;

@@ -9,8 +9,8 @@ use builder::build::Request;
 use builder::exporters;
 use graph::git::GitUrl;
 
-use super::csv;
 use super::flags::Flags;
+use super::{caches, csv};
 use crate::client::content::Folder;
 use crate::client::outputs::Destination;
 use crate::client::secrets::Secret;
@@ -27,16 +27,16 @@ pub struct Plan {
     pub check: bool,
     /// The Dockerfile's path.
     pub dockerfile: PathBuf,
+    /// What was left out.
+    pub warnings: Vec<String>,
 }
 
 type Result<T> = std::result::Result<T, String>;
 
 /// Reads the flags.
 pub fn plan(flags: &Flags) -> Result<Plan> {
-    for (given, flag) in [(&flags.cache_from, "--cache-from"), (&flags.cache_to, "--cache-to")] {
-        if !given.is_empty() {
-            return Err(format!("{flag} is not built yet: caches stay in the store of this machine"));
-        }
+    if !flags.cache_to.is_empty() {
+        return Err("--cache-to is not built yet: caches stay in the store of this machine".to_owned());
     }
     let attested = [&flags.provenance, &flags.sbom].into_iter().flatten().any(|v| v != "false");
     if attested || !flags.attest.is_empty() {
@@ -72,7 +72,9 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         session.agents.insert(id, agent);
     }
     let outputs = outputs(flags, &mut session)?;
+    let (cache_from, warnings) = caches::imports(&flags.cache_from, &mut session)?;
     let request = Request {
+        cache_from,
         id: id(),
         attributes,
         outputs,
@@ -80,7 +82,7 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         internal: false,
         entitlements: flags.allow.clone(),
     };
-    Ok(Plan { request, session, check, dockerfile })
+    Ok(Plan { request, session, check, dockerfile, warnings })
 }
 
 fn is_over_ssh(context: &str) -> bool {

@@ -1,0 +1,207 @@
+//! `--cache-from`: a manifest and a config are read, and which of its blobs are there is asked once. Nothing else moves
+//! until the files of a result are needed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use oci::{Descriptor, Digest, Manifest, ManifestOrIndex};
+use serde::Deserialize;
+use solver::exchange::{Config, Imported, Listing, Output, UNCOMPRESSED};
+use solver::{Cause, KeyId, Link};
+
+use super::place::Place;
+use super::{Error, Request, cause};
+use crate::Work;
+use crate::sources::layers::Layers;
+
+/// A cache that was read.
+pub struct Import {
+    /// Where it is, for people.
+    pub backend: String,
+    index: Imported,
+    blobs: BTreeMap<Digest, Descriptor>,
+    place: Place,
+    /// Results that can't be had, by key.
+    lost: Mutex<BTreeMap<KeyId, Cause>>,
+}
+
+/// The caches of one build, in order of preference.
+#[derive(Default)]
+pub struct Imports {
+    /// Those that were read.
+    pub read: Vec<Arc<Import>>,
+    /// Why others could not be.
+    pub unavailable: Vec<Cause>,
+}
+
+/// Reads one cache.
+pub async fn import(work: &Work, request: &Request) -> Result<Arc<Import>, crate::Error> {
+    let place = Place::to_read(work, request).await?;
+    let (config, blobs) = read(work, &place).await?;
+    let mut wanted: BTreeSet<Digest> = config.blobs().collect();
+    for digest in wanted.clone() {
+        // What is here need not be there.
+        if work.engine.store.blobs().has(&digest)? {
+            wanted.remove(&digest);
+        }
+    }
+    let lacking = place.lacks(work, wanted).await?;
+    let import = Import { backend: place.shown(), index: Imported::new(config), blobs, place, lost: Mutex::default() };
+    import.leave_out(&lacking);
+    Ok(Arc::new(import))
+}
+
+impl Import {
+    /// Results with blobs that are not there, or that nothing describes, are none.
+    fn leave_out(&self, lacking: &BTreeSet<Digest>) {
+        let described = |d: &Digest| self.blobs.get(d).is_some_and(|b| diff_id(b).is_some());
+        for key in self.index.config().names() {
+            let Some(output) = self.index.output(&key) else { continue };
+            let missing = output.blobs.iter().find(|d| lacking.contains(d) || !described(d));
+            if let Some(blob) = missing {
+                self.lose(key, Cause::BlobMissing { digest: blob.to_string(), looked: vec![self.backend.clone()] });
+            }
+        }
+    }
+
+    /// Keys that `link` leads to from `parent`.
+    pub fn children(&self, parent: &KeyId, link: &Link) -> Vec<KeyId> {
+        self.index.children(parent, link)
+    }
+
+    /// The result under a key, when it can be had.
+    pub fn output(&self, key: &KeyId) -> Option<&Output> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        self.index.output(key).filter(|_| !lost.contains_key(key))
+    }
+
+    /// The links that lead to a key of an operation with this cache digest.
+    pub fn links(&self, key: &KeyId, operation: Digest) -> Vec<(KeyId, Link, KeyId)> {
+        self.index.links(key, operation, 0)
+    }
+
+    /// The layers of a result.
+    pub fn layers(&self, output: &Output) -> Layers {
+        let layer = |digest: &Digest| {
+            let descriptor = self.blobs.get(digest)?;
+            Some((descriptor.clone(), diff_id(descriptor)?))
+        };
+        let list = output.blobs.iter().filter_map(layer).collect();
+        Layers { name: format!("from the cache {}", self.backend), origin: self.place.origin(), list }
+    }
+
+    /// A result can't be had: it is not found again.
+    pub fn lose(&self, key: KeyId, cause: Cause) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(key, cause);
+    }
+
+    /// Why the result under one of `keys` can't be had, where there was one.
+    pub fn lost(&self, keys: &[KeyId]) -> Option<Cause> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.iter().find_map(|key| lost.get(key).cloned())
+    }
+}
+
+impl Imports {
+    /// The first cache that has a result under a key.
+    pub fn of_key(&self, key: &KeyId) -> Option<(&Arc<Import>, &Output)> {
+        self.read.iter().find_map(|import| Some((import, import.output(key)?)))
+    }
+
+    /// What kept this build from finding a result under `keys`.
+    pub fn lost(&self, keys: &[KeyId]) -> Option<Cause> {
+        self.read.iter().find_map(|import| import.lost(keys))
+    }
+
+    /// Takes the outcome of one import in. What was only not there yet is no failure.
+    pub fn add(&mut self, backend: &str, outcome: Result<Arc<Import>, crate::Error>) {
+        match outcome {
+            Ok(import) => self.read.push(import),
+            Err(error) if is_absent(&error) => {}
+            Err(error) => self.unavailable.push(cause(backend, &error)),
+        }
+    }
+}
+
+/// Whether an error says that there is no such cache, as before the first export.
+fn is_absent(error: &crate::Error) -> bool {
+    matches!(super::fault(error), super::Fault::Missing)
+}
+
+fn diff_id(blob: &Descriptor) -> Option<Digest> {
+    Digest::parse(blob.annotations.get(UNCOMPRESSED)?).ok()
+}
+
+/// The config and the blobs of what lies at a place.
+async fn read(work: &Work, place: &Place) -> Result<(Config, BTreeMap<Digest, Descriptor>), crate::Error> {
+    let no_cache = |reason: String| Error::NoCache { place: place.shown(), reason };
+    let bytes = place.manifest(work).await?;
+    let document = ManifestOrIndex::decode(&bytes, None).map_err(|e| no_cache(e.to_string()))?;
+    if let Some(listing) = Listing::read(&document) {
+        let config = place.bytes(work, &listing.config.digest).await?;
+        return Ok((Config::parse(&config).map_err(Error::from)?, listing.blobs));
+    }
+    let manifests = match document {
+        ManifestOrIndex::Manifest(manifest) => vec![manifest],
+        ManifestOrIndex::Index(index) => {
+            let mut found = Vec::new();
+            for entry in &index.manifests {
+                let bytes = match place {
+                    Place::Registry(reference) => {
+                        let reference = oci::Reference { digest: Some(entry.digest), ..reference.clone() };
+                        Place::Registry(reference).manifest(work).await?
+                    }
+                    Place::Folder { .. } => place.bytes(work, &entry.digest).await?,
+                };
+                if let Ok(ManifestOrIndex::Manifest(manifest)) = ManifestOrIndex::decode(&bytes, None) {
+                    found.push(manifest);
+                }
+            }
+            found
+        }
+    };
+    let (mut configs, mut blobs) = (Vec::new(), BTreeMap::new());
+    for manifest in &manifests {
+        let Some(config) = inline(work, place, manifest, &mut blobs).await? else { continue };
+        configs.push(config);
+    }
+    if configs.is_empty() {
+        return Err(no_cache("it is an image without a cache inside".to_owned()).into());
+    }
+    Ok((Config::join(&configs).map_err(Error::from)?, blobs))
+}
+
+/// The cache inside of an image.
+async fn inline(
+    work: &Work,
+    place: &Place,
+    manifest: &Manifest,
+    blobs: &mut BTreeMap<Digest, Descriptor>,
+) -> Result<Option<Config>, crate::Error> {
+    #[derive(Deserialize)]
+    struct Inside {
+        #[serde(rename = "moby.buildkit.cache.v0")]
+        cache: Option<String>,
+        #[serde(default)]
+        rootfs: oci::RootFs,
+    }
+    use base64::Engine;
+    let no_cache = |reason: String| Error::NoCache { place: place.shown(), reason };
+    if manifest.layers.is_empty() {
+        return Ok(None);
+    }
+    let bytes = place.bytes(work, &manifest.config.digest).await?;
+    let inside: Inside = serde_json::from_slice(&bytes).map_err(|e| no_cache(e.to_string()))?;
+    let Some(text) = inside.cache else { return Ok(None) };
+    if inside.rootfs.diff_ids.len() != manifest.layers.len() {
+        return Ok(None);
+    }
+    let records = base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| no_cache(e.to_string()))?;
+    let layers: Vec<Digest> = manifest.layers.iter().map(|l| l.digest).collect();
+    for (layer, diff_id) in manifest.layers.iter().zip(&inside.rootfs.diff_ids) {
+        let mut layer = layer.clone();
+        layer.annotations.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());
+        blobs.insert(layer.digest, layer);
+    }
+    Ok(Some(Config::parse_inline(&records, &layers).map_err(Error::from)?))
+}

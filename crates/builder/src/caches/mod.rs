@@ -1,0 +1,122 @@
+//! Caches that travel: read from elsewhere before a build, written elsewhere after it, in BuildKit's formats.
+//! What a cache says is `solver::exchange`'s; here is where it is kept, what of it is there, and when its bytes move.
+//! Whatever goes wrong elsewhere costs steps that run, never the build.
+
+mod import;
+mod place;
+mod remote;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+use solver::Cause;
+
+pub use import::{Import, Imports, import};
+pub use remote::Remote;
+
+/// One `--cache-from` or `--cache-to`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `registry`, `local`, `inline`.
+    pub kind: String,
+    /// BuildKit's attributes.
+    pub attributes: BTreeMap<String, String>,
+}
+
+impl Request {
+    /// Where it is, for people: BuildKit's words.
+    pub fn shown(&self) -> String {
+        let place = ["ref", "src", "dest"].iter().find_map(|name| self.attribute(name)).unwrap_or_default();
+        let parsed = oci::Reference::parse(place).map(|r| r.or_latest().to_string());
+        match self.kind.as_str() {
+            "registry" => parsed.unwrap_or_else(|_| place.to_owned()),
+            kind => format!("{kind}:{place}"),
+        }
+    }
+
+    /// An attribute that says something.
+    fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    fn required(&self, name: &'static str) -> Result<&str, Error> {
+        self.attribute(name).ok_or_else(|| Error::Missing { kind: self.kind.clone(), name })
+    }
+
+    fn bad(&self, name: &str, value: &str, reason: &str) -> Error {
+        let (kind, name, value) = (self.kind.clone(), name.to_owned(), value.to_owned());
+        Error::BadAttribute { kind, name, value, reason: reason.to_owned() }
+    }
+}
+
+/// Why a cache could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum Error {
+    #[error("`{kind}` is not a cache that larder can {doing}: expected {expected}")]
+    UnknownKind { kind: String, doing: &'static str, expected: &'static str },
+    #[error("a cache of the type {kind} needs {name}=…")]
+    Missing { kind: String, name: &'static str },
+    #[error("{name}={value} is no attribute of a cache of the type {kind}: {reason}")]
+    BadAttribute { kind: String, name: String, value: String, reason: String },
+    #[error("{place} holds no cache: {reason}")]
+    NoCache { place: String, reason: String },
+    #[error(transparent)]
+    Exchange(#[from] solver::exchange::Error),
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Session(#[from] crate::session::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// What a failure to get something from `backend` means for the steps that needed it.
+fn cause(backend: &str, error: &crate::Error) -> Cause {
+    let looked = vec![backend.to_owned()];
+    let unavailable = |error: &crate::Error, tries: u32| {
+        let (backend, error) = (backend.to_owned(), error.to_string());
+        Cause::BackendUnavailable { backend, error, tries }
+    };
+    match (error, fault(error)) {
+        (crate::Error::Blob { digest, .. }, Fault::Missing) => {
+            Cause::BlobMissing { digest: digest.to_string(), looked }
+        }
+        (crate::Error::Blob { digest, .. }, Fault::Corrupt) => {
+            Cause::BlobCorrupt { digest: digest.to_string(), looked }
+        }
+        (error, Fault::Unreachable(tries)) => unavailable(error, tries),
+        (error, Fault::Missing | Fault::Corrupt) => unavailable(error, 1),
+    }
+}
+
+/// What kind of failure it is.
+enum Fault {
+    Missing,
+    Corrupt,
+    /// After so many tries.
+    Unreachable(u32),
+}
+
+fn fault(error: &crate::Error) -> Fault {
+    use crate::sources::Error as Source;
+    let registry = |error: &registry::Error| match error.last() {
+        registry::Error::NotFound { .. } => Fault::Missing,
+        registry::Error::WrongDigest { .. } => Fault::Corrupt,
+        _ => Fault::Unreachable(error.tries()),
+    };
+    match error {
+        crate::Error::Source(Source::Registry(error)) | crate::Error::Cache(Error::Registry(error)) => registry(error),
+        crate::Error::Session(crate::session::Error::NoBlob { .. })
+        | crate::Error::Cache(Error::Session(crate::session::Error::NoBlob { .. })) => Fault::Missing,
+        crate::Error::Blob { error, .. } => fault(error),
+        // Bytes that came and are not those asked for, or no layer. That they can't be kept is not their fault.
+        crate::Error::Store(store::Error::Io { source, .. })
+            if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::PermissionDenied) =>
+        {
+            Fault::Unreachable(1)
+        }
+        crate::Error::Store(_) | crate::Error::Source(Source::Store(_)) => Fault::Corrupt,
+        _ => Fault::Unreachable(1),
+    }
+}
