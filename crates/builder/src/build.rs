@@ -3,7 +3,7 @@
 //! Everything that is not in the request is asked of the session.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use graph::{Edge, Graph};
 use oci::{Digest, Platform, Reference};
@@ -11,8 +11,10 @@ use solver::Cause;
 use store::view::View;
 use tokio::sync::OnceCell;
 
+use crate::attestations::{Making, Pins, Wanted};
 use crate::caches::{self, Imports};
 use crate::driver::{Held, Order};
+use crate::event::now_micros;
 use crate::exporters::Built;
 use crate::frontends::dockerfile::Frontend;
 use crate::frontends::{Target, questions};
@@ -25,6 +27,10 @@ use crate::{Engine, Error, Events, Live, Work, exporters, session};
 pub struct Request {
     /// Names the build in the history. Unique.
     pub id: String,
+    /// Who says what is to be built: `dockerfile.v0`, or empty where the client gives graphs.
+    pub frontend: String,
+    /// Graphs that the frontend may name.
+    pub inputs: BTreeMap<String, Arc<Graph>>,
     /// BuildKit's attributes of the Dockerfile frontend: `filename`, `target`, `build-arg:NAME`, `label:NAME`,
     /// `platform`, `no-cache` (empty: all; else comma list of stages), `context:NAME`, `add-hosts`, `shm-size`, `ulimit`,
     /// `cgroup-parent`, `force-network-mode`, `image-resolve-mode` (`pull`), `multi-platform`, `source` …
@@ -41,6 +47,8 @@ pub struct Request {
     pub entitlements: Vec<String>,
     /// A client's question rather than a build: it leaves no history.
     pub internal: bool,
+    /// The client's place in a trace (W3C `traceparent`); empty when it is in none.
+    pub traceparent: String,
 }
 
 /// What became of it.
@@ -49,6 +57,9 @@ pub struct Response {
     /// BuildKit's exporter response: `containerimage.digest`, `containerimage.config.digest`,
     /// `containerimage.descriptor`, `image.name` …
     pub exporter: BTreeMap<String, String>,
+    /// How each result was built, by its name (empty for the only one): v0.2 predicates without operations and times, as
+    /// buildx writes them into a metadata file.
+    pub provenance: BTreeMap<String, serde_json::Value>,
 }
 
 /// Steps that had to run although `fail_on_miss` forbids it: display name and cause.
@@ -74,6 +85,8 @@ pub struct Build {
     keeper: Option<Keeper>,
     started: u64,
     imports: OnceCell<Arc<Imports>>,
+    /// What the sources turned out to be, of everything that was made in it.
+    pins: Mutex<Pins>,
 }
 
 /// Builds in one go.
@@ -98,18 +111,13 @@ impl Build {
         request: Request,
     ) -> Result<Build, Error> {
         exporters::check(&request.outputs)?;
+        Wanted::read(&request.attributes)?;
         let begin = || Keeper::begin(&engine.store, &request, &session.project());
         let keeper = if request.internal { None } else { Some(begin()?) };
         let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));
-        Ok(Build {
-            engine: engine.clone(),
-            session,
-            events,
-            request,
-            keeper,
-            started: crate::event::now_millis(),
-            imports: OnceCell::new(),
-        })
+        let (engine, started, pins) = (engine.clone(), now_micros(), Mutex::default());
+        let imports = OnceCell::new();
+        Ok(Build { engine, session, events, request, keeper, started, imports, pins })
     }
 
     /// What is wanted.
@@ -117,7 +125,7 @@ impl Build {
         &self.request
     }
 
-    /// When it began, milliseconds since 1970.
+    /// When it began, microseconds since 1970.
     pub fn started(&self) -> u64 {
         self.started
     }
@@ -129,13 +137,23 @@ impl Build {
 
     /// The Dockerfile frontend with its attributes, then everything up to the outputs.
     pub async fn run(&self) -> Result<Response, Error> {
-        let targets = self.dockerfile(&self.request.attributes, &BTreeMap::new()).await?;
+        let (attributes, inputs) = (&self.request.attributes, &self.request.inputs);
+        let targets = self.dockerfile(attributes, inputs).await?;
+        let origin = Arc::new(self.origin(Some(self.call("dockerfile.v0", attributes, inputs))));
+        let several = targets.len() > 1;
         let built = targets.into_iter().map(|target| async {
-            let result = self.evaluate(&Arc::new(target.lowered.graph)).await?;
-            Ok::<_, Error>(Built { platform: target.platform, result, config: Some(target.lowered.config) })
+            let making = Making { graph: Arc::new(target.lowered.graph), origin: origin.clone(), read: target.read };
+            let name = if several { target.platform.to_string() } else { String::new() };
+            let result = self.evaluate(&making.graph).await?;
+            let mut built = Built::new(name, target.platform, result, making);
+            built.config = Some(target.lowered.config);
+            if let Some(scan) = target.scan {
+                self.add_scan(&mut built, scan).await?;
+            }
+            Ok::<_, Error>(built)
         });
         let built = futures_util::future::try_join_all(built).await?;
-        self.export(&built).await
+        self.export(built).await
     }
 
     /// Graphs of the client's Dockerfile, one a platform. Of them nothing is run yet. `inputs` are graphs that
@@ -193,8 +211,9 @@ impl Build {
             imports: self.imports().await,
             trail: None,
         };
-        let results = self.engine.driver.build(order).await?;
-        Ok(results.into_iter().next().unwrap_or_else(Held::scratch))
+        let done = self.engine.driver.build(order).await?;
+        self.pins().extend(done.pins);
+        Ok(done.results.into_iter().next().unwrap_or_else(Held::scratch))
     }
 
     /// The caches that the request names, read once a build. One that can't be read shows as a failed step.
@@ -218,12 +237,26 @@ impl Build {
         (backend, task.finish(read))
     }
 
-    /// Writes every output.
-    pub async fn export(&self, results: &[Built]) -> Result<Response, Error> {
+    pub(crate) fn pins(&self) -> MutexGuard<'_, Pins> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes every output, with the attestations that are wanted.
+    pub async fn export(&self, mut results: Vec<Built>) -> Result<Response, Error> {
+        self.attest(&mut results).await?;
         let (engine, session, events, request) = (&self.engine, &self.session, &self.events, &self.request);
         let (id, attributes) = (&request.id, &request.attributes);
-        let written = exporters::export(engine, session, events, id, &request.outputs, results, attributes);
-        Ok(Response { exporter: written.await? })
+        let written = exporters::export(engine, session, events, id, &request.outputs, &results, attributes).await?;
+        let (kept, provenance) = self.history_provenance(&results, &written)?;
+        if let Some(keeper) = &self.keeper {
+            keeper.wrote(&engine.store, &written, &kept)?;
+        }
+        Ok(Response { exporter: written.response, provenance })
+    }
+
+    /// What it shares with other builds.
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
     }
 
     /// The client.
@@ -258,11 +291,23 @@ impl Build {
         Ok(Work { engine, session, events, step, cancel })
     }
 
+    /// What a client is told of the build's failure, kept with its history: a status' code, and its bytes.
+    pub fn tell_failure(&self, code: i32, status: &[u8]) -> Result<(), Error> {
+        let Some(keeper) = &self.keeper else { return Ok(()) };
+        keeper.failed(&self.engine.store, code, status)
+    }
+
     /// Ends the build's history. Called twice, the first outcome stays.
     pub fn finish(&self, outcome: &Result<Response, Error>) -> Result<(), Error> {
         let Some(keeper) = &self.keeper else { return Ok(()) };
         keeper.finish(&self.engine.store, outcome)?;
         Ok(self.engine.store.flush()?)
+    }
+}
+
+impl Drop for Build {
+    fn drop(&mut self) {
+        self.engine.producers.forget(&self.request.id);
     }
 }
 

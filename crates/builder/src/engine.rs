@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use oci::Digest;
+use serde_json::{Map, Value};
 
+use crate::attestations::asked::Producers;
 use crate::driver::Driver;
 use crate::event::Events;
 use crate::session;
@@ -22,17 +24,28 @@ pub struct Engine {
     pub driver: Driver,
     /// Blobs that are being brought.
     pub(crate) flights: Flights,
+    /// Which frontends made which graphs, in builds that go on.
+    pub producers: Producers,
+    /// What provenance tells of this builder beside what it knows itself.
+    pub provenance: Map<String, Value>,
 }
 
 impl Engine {
     /// Puts the parts together.
     pub fn new(store: store::Store, sandbox: sandbox::Sandbox, registry: registry::Client) -> Arc<Engine> {
-        Arc::new_cyclic(|engine| Engine {
-            store,
-            sandbox,
-            registry,
-            driver: Driver::new(engine.clone()),
-            flights: Flights::default(),
+        Engine::with_provenance(store, sandbox, registry, Map::new())
+    }
+
+    /// The same, of a builder whose operator adds `provenance` to every statement.
+    pub fn with_provenance(
+        store: store::Store,
+        sandbox: sandbox::Sandbox,
+        registry: registry::Client,
+        provenance: Map<String, Value>,
+    ) -> Arc<Engine> {
+        Arc::new_cyclic(|engine| {
+            let (driver, producers) = (Driver::new(engine.clone()), Producers::default());
+            Engine { store, sandbox, registry, driver, flights: Flights::default(), producers, provenance }
         })
     }
 }

@@ -2,8 +2,10 @@
 //! It decides nothing about cache keys or causes (`solver` does) and knows no wire format of any client (`daemon` will).
 //! Whatever blocks enters through [`blocking`].
 
+pub mod attestations;
 pub mod build;
 pub mod caches;
+pub mod csv;
 pub mod driver;
 pub mod engine;
 pub mod event;

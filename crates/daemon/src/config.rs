@@ -14,6 +14,9 @@ pub struct Config {
     pub root: Option<PathBuf>,
     /// Entitlements that builds may ask for: `network.host`, `security.insecure`.
     pub insecure_entitlements: Vec<String>,
+    /// Folder of JSON files with what provenance tells of this builder beside what it knows itself.
+    #[serde(rename = "provenanceEnvDir")]
+    pub provenance_folder: Option<PathBuf>,
     /// Where to listen.
     pub grpc: Grpc,
     /// Registries by host.
@@ -70,10 +73,33 @@ impl Config {
 
     fn parse(text: &str) -> Result<(Config, Vec<String>), String> {
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
-        let known = ["root", "insecure-entitlements", "grpc", "registry", "worker", "debug", "trace"];
+        let known =
+            ["provenanceEnvDir", "root", "insecure-entitlements", "grpc", "registry", "worker", "debug", "trace"];
         let unknown = table.keys().filter(|key| !known.contains(&key.as_str())).cloned().collect();
         let config = Config::deserialize(toml::Value::Table(table)).map_err(|e| e.to_string())?;
         Ok((config, unknown))
+    }
+
+    /// What provenance tells of this builder: the objects of all JSON files in its folder.
+    pub fn provenance(&self) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
+        let usual = Path::new("/etc/buildkit/provenance.d");
+        let folder = self.provenance_folder.as_deref().or(usual.exists().then_some(usual));
+        let Some(folder) = folder else { return Ok(serde_json::Map::new()) };
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Read { path, source }
+        };
+        let entries = std::fs::read_dir(folder).map_err(failed(folder))?;
+        let mut paths = entries.map(|e| e.map(|e| e.path())).collect::<Result<Vec<_>, _>>().map_err(failed(folder))?;
+        paths.retain(|path| path.extension().is_some_and(|e| e == "json"));
+        paths.sort();
+        let mut told = serde_json::Map::new();
+        for path in paths {
+            let text = std::fs::read(&path).map_err(failed(&path))?;
+            let object = serde_json::from_slice::<serde_json::Map<_, _>>(&text);
+            told.extend(object.map_err(|e| Error::Wrong { path, reason: e.to_string() })?);
+        }
+        Ok(told)
     }
 
     /// Mirrors by host, as the registry client takes them.

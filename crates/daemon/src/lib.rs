@@ -5,7 +5,9 @@ mod bridge;
 pub mod client;
 mod collector;
 pub mod config;
+mod content;
 mod control;
+mod history;
 mod jobs;
 mod listen;
 mod refusal;
@@ -27,6 +29,10 @@ pub struct Daemon {
     pub(crate) engine: Arc<Engine>,
     pub(crate) sessions: session::Sessions,
     pub(crate) jobs: jobs::Jobs,
+    /// Spans of clients.
+    pub(crate) traces: history::trace::Traces,
+    /// Whoever follows the history hears of it here.
+    pub(crate) feed: history::Feed,
     /// Names the worker: the same over restarts.
     pub(crate) worker: String,
     /// Entitlements that builds may be granted.
@@ -41,7 +47,8 @@ impl Daemon {
     pub fn new(engine: Arc<Engine>, allowed: Vec<String>, labels: BTreeMap<String, String>) -> Daemon {
         let worker = oci::Digest::of(engine.store.root().as_os_str().as_encoded_bytes()).hex()[..25].to_owned();
         let (sessions, jobs) = (session::Sessions::default(), jobs::Jobs::default());
-        Daemon { engine, sessions, jobs, worker, allowed, labels }
+        let (traces, feed) = (history::trace::Traces::default(), history::Feed::default());
+        Daemon { engine, sessions, jobs, traces, feed, worker, allowed, labels }
     }
 
     /// Looks after the store in the background until the runtime ends.

@@ -8,15 +8,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::bridge::llb_bridge_server::LlbBridgeServer;
+use proto::content::ContentServer;
 use proto::control::control_server::ControlServer;
+use proto::trace::TraceServer;
+use proto::version::Versioned;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Notify;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
-use crate::Daemon;
+use crate::content::Content;
 use crate::session::MESSAGE;
+use crate::{Daemon, workers};
 
 /// Windows of HTTP/2: one client's context must not wait for round trips.
 const WINDOW: u32 = 8 << 20;
@@ -137,6 +141,9 @@ async fn within<E>(serving: impl Future<Output = Result<(), E>>, overdue: impl F
 fn router(daemon: Daemon) -> Router {
     let control =
         ControlServer::new(daemon.clone()).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
+    let control = Versioned { inner: control, version: workers::full_version() };
+    let content = ContentServer::new(Content(daemon.engine.clone()));
+    let traces = TraceServer::new(daemon.traces.clone());
     let bridge = LlbBridgeServer::new(daemon).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let health = proto::health::health_server::HealthServer::new(crate::control::health::Health);
     Server::builder()
@@ -145,4 +152,6 @@ fn router(daemon: Daemon) -> Router {
         .add_service(control)
         .add_service(bridge)
         .add_service(health)
+        .add_service(content)
+        .add_service(traces)
 }

@@ -9,26 +9,29 @@ use proto::refusal::{Detail, status};
 use tonic::{Code, Status};
 
 /// The status of a failed build.
+#[track_caller]
 pub fn of(error: &Error) -> Status {
+    let caller = std::panic::Location::caller();
+    let stack = Detail::Stack { file: caller.file(), line: caller.line() };
     match error {
-        Error::Dockerfile(faulty) => unreadable(faulty),
+        Error::Dockerfile(faulty) => unreadable(faulty, stack),
         Error::Step { step, error, place, .. } => {
             let place = place.as_deref().and_then(source);
-            let details: Vec<_> = place.into_iter().chain([Detail::Vertex(step.to_string())]).collect();
+            let details: Vec<_> = place.into_iter().chain([Detail::Vertex(step.to_string()), stack]).collect();
             status(Code::Unknown, error, &details)
         }
         Error::Missed(misses) => {
             let lines = misses.iter().map(|(name, cause)| format!("{name}: {cause}"));
             let text = lines.collect::<Vec<_>>().join("; ");
-            status(Code::FailedPrecondition, &format!("{error}: {text}"), &[])
+            status(Code::FailedPrecondition, &format!("{error}: {text}"), &[stack])
         }
         Error::Cancelled => Status::cancelled("context canceled"),
-        Error::Request(text) => status(Code::InvalidArgument, text, &[]),
-        error => status(Code::Unknown, &error.to_string(), &[]),
+        Error::Request(text) => status(Code::InvalidArgument, text, &[stack]),
+        error => status(Code::Unknown, &error.to_string(), &[stack]),
     }
 }
 
-fn unreadable(faulty: &Faulty) -> Status {
+fn unreadable(faulty: &Faulty, stack: Detail) -> Status {
     let index = LineIndex::new(&faulty.text);
     let errors: Vec<_> = faulty.diagnostics.iter().filter(|d| d.is_error()).collect();
     let info = pb::SourceInfo {
@@ -50,7 +53,7 @@ fn unreadable(faulty: &Faulty) -> Status {
         },
     );
     let detail = Detail::Source { info, ranges: ranges.collect() };
-    status(Code::InvalidArgument, &text, &[detail])
+    status(Code::InvalidArgument, &text, &[detail, stack])
 }
 
 /// Where a step stands in the client's file, in the messages of the clients.

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, HashMap};
 use oci::Platform;
 use proto::apicaps::ApiCap;
 use proto::pb;
+use proto::version::Version;
 use proto::worker::{BuildkitVersion, GcPolicy, WorkerRecord};
 use store::lifecycle::{Disk, Policy};
 
 /// The version of BuildKit whose behaviour clients may expect.
 const COMPATIBLE: &str = "v0.30.0";
 
-const FRONTEND: [&str; 22] = [
+const FRONTEND: [&str; 23] = [
     "frontend.caps",
     "frontend.inputs",
     "gateway.evaluate",
@@ -23,6 +24,7 @@ const FRONTEND: [&str; 22] = [
     "proto.refarray",
     "readdir",
     "readfile",
+    "reference.attestations",
     "reference.output",
     "resolveimage",
     "resolveimage.resolvemode",
@@ -37,7 +39,7 @@ const FRONTEND: [&str; 22] = [
     "moby.buildkit.frontend.subrequests",
 ];
 
-const LLB: [&str; 67] = [
+const LLB: [&str; 69] = [
     "source.image",
     "source.image.checksum",
     "source.image.resolvemode",
@@ -102,7 +104,9 @@ const LLB: [&str; 67] = [
     "meta.exportcache",
     "meta.ignorecache",
     "gc.freespacefilter",
+    "history.filter",
     "exporter.image.annotations",
+    "exporter.image.attestations",
     "exporter.multiple",
     "exporter.sourcedateepoch",
 ];
@@ -128,6 +132,12 @@ pub fn version() -> BuildkitVersion {
         version: COMPATIBLE.to_owned(),
         revision: format!("larder-{}", env!("CARGO_PKG_VERSION")),
     }
+}
+
+/// The same, with the version of the Dockerfile's language.
+pub fn full_version() -> Version {
+    let BuildkitVersion { package, version, revision } = version();
+    Version { package, version, revision, dockerfile_version: builder::frontends::LANGUAGE.to_owned() }
 }
 
 /// A platform as a message.

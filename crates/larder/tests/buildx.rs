@@ -1,6 +1,7 @@
 //! The daemon under real, unmodified docker-buildx clients of several ages: what their users see.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::kitchen::{Kitchen, Ran};
@@ -11,6 +12,8 @@ pub struct Daemon<'a> {
     kitchen: &'a Kitchen,
     child: Child,
     pub client: &'a str,
+    /// The client adds attestations of itself, as it does for users.
+    attests: AtomicBool,
 }
 
 impl<'a> Daemon<'a> {
@@ -18,7 +21,7 @@ impl<'a> Daemon<'a> {
         let socket = format!("unix://{}", kitchen.path("larder.sock").display());
         let mut command = kitchen.command(&kitchen.root(), &["daemon", "--addr", &socket]);
         let child = command.stderr(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
-        let daemon = Daemon { kitchen, child, client };
+        let daemon = Daemon { kitchen, child, client, attests: AtomicBool::new(false) };
         let begun = Instant::now();
         while !kitchen.path("larder.sock").exists() {
             assert!(begun.elapsed() < Duration::from_secs(20), "the daemon does not open its socket");
@@ -28,11 +31,25 @@ impl<'a> Daemon<'a> {
         daemon
     }
 
+    /// The client as users have it: it asks for provenance of itself.
+    pub fn with_defaults(&self) -> &Self {
+        self.attests.store(true, Ordering::Relaxed);
+        self
+    }
+
+    /// The client is of an age before the build history.
+    pub fn is_old(&self) -> bool {
+        self.client.contains("trixie")
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.client);
         command.args(args).current_dir(self.kitchen.context()).stdin(Stdio::null());
         command.env("BUILDX_CONFIG", self.kitchen.path("buildx")).env("HOME", self.kitchen.path("home"));
-        command.env_remove("SOURCE_DATE_EPOCH").env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
+        command.env_remove("SOURCE_DATE_EPOCH");
+        if !self.attests.load(Ordering::Relaxed) {
+            command.env("BUILDX_NO_DEFAULT_ATTESTATIONS", "1");
+        }
         command
     }
 
@@ -48,7 +65,7 @@ impl<'a> Daemon<'a> {
     }
 
     /// A build that goes on until its step prints `ready`.
-    fn build_until_ready(&self) -> Child {
+    pub fn build_until_ready(&self) -> Child {
         use std::io::{BufRead, BufReader};
         let mut child = self.command(&["build", "--progress", "plain", "."]).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();

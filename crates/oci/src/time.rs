@@ -80,6 +80,25 @@ fn offset(text: &str) -> Option<i64> {
     Some(sign * (number(hours)?? * 3600 + number(minutes)?? * 60))
 }
 
+/// Nanoseconds of a duration as Go writes it: `1m30s`, `1.5ms`, `0`.
+pub fn duration(text: &str) -> Option<i64> {
+    if text == "0" {
+        return Some(0);
+    }
+    let mut rest = text;
+    let mut total = 0.0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
+        let number: f64 = rest[..end].parse().ok()?;
+        rest = &rest[end..];
+        let units = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)];
+        let (unit, factor) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
+        rest = &rest[unit.len()..];
+        total += number * factor;
+    }
+    (!text.is_empty()).then_some(total as i64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{parse_rfc3339, rfc3339_nanos};
@@ -95,6 +114,14 @@ mod tests {
         for text in ["", "1970-01-01", "1970-01-01T00:00:00", "1970-13-01T00:00:00Z", "1970-01-01T00:00:00.Z", "é"] {
             assert_eq!(parse_rfc3339(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn durations_are_gos() {
+        assert_eq!(super::duration("1m30s"), Some(90_000_000_000));
+        assert_eq!(super::duration("1.5ms"), Some(1_500_000));
+        assert_eq!(super::duration("5"), None);
+        assert_eq!(super::duration("x"), None);
     }
 
     #[test]

@@ -1,7 +1,16 @@
 //! containerd's content service, as far as BuildKit's clients offer or use it: Info, Read, Write and Abort.
-//! Messages and paths only (`containerd.services.content.v1`).
+//! Messages, paths, and the service that reads (`containerd.services.content.v1`); whose content it is, is known above.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::stream::BoxStream;
+use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
+use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
+use tonic::{Request, Status, async_trait};
+use tonic_prost::ProstCodec;
 
 /// Asks about one blob.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -131,3 +140,83 @@ pub const ABORT: &str = "/containerd.services.content.v1.Content/Abort";
 pub const READ: &str = "/containerd.services.content.v1.Content/Read";
 /// Path of the method that tells of a blob.
 pub const INFO: &str = "/containerd.services.content.v1.Content/Info";
+
+/// Parts of a blob, as they are sent.
+pub type Parts = BoxStream<'static, Result<ReadResponse, Status>>;
+
+/// What a read-only content service answers.
+#[async_trait]
+pub trait Content: Send + Sync + 'static {
+    /// What is known of a blob.
+    async fn info(&self, request: InfoRequest) -> Result<InfoResponse, Status>;
+    /// A blob's bytes.
+    async fn read(&self, request: ReadRequest) -> Result<Parts, Status>;
+}
+
+/// The service over HTTP/2. Methods that would write are answered as unimplemented.
+pub struct ContentServer<T>(Arc<T>);
+
+impl<T> ContentServer<T> {
+    /// Serves `content`.
+    pub fn new(content: T) -> ContentServer<T> {
+        ContentServer(Arc::new(content))
+    }
+}
+
+impl<T> Clone for ContentServer<T> {
+    fn clone(&self) -> ContentServer<T> {
+        ContentServer(self.0.clone())
+    }
+}
+
+impl<T> NamedService for ContentServer<T> {
+    const NAME: &'static str = "containerd.services.content.v1.Content";
+}
+
+struct Infos<T>(Arc<T>);
+
+impl<T: Content> UnaryService<InfoRequest> for Infos<T> {
+    type Response = InfoResponse;
+    type Future = BoxFuture<tonic::Response<InfoResponse>, Status>;
+    fn call(&mut self, request: Request<InfoRequest>) -> Self::Future {
+        let content = self.0.clone();
+        Box::pin(async move { content.info(request.into_inner()).await.map(tonic::Response::new) })
+    }
+}
+
+struct Reads<T>(Arc<T>);
+
+impl<T: Content> ServerStreamingService<ReadRequest> for Reads<T> {
+    type Response = ReadResponse;
+    type ResponseStream = Parts;
+    type Future = BoxFuture<tonic::Response<Parts>, Status>;
+    fn call(&mut self, request: Request<ReadRequest>) -> Self::Future {
+        let content = self.0.clone();
+        Box::pin(async move { content.read(request.into_inner()).await.map(tonic::Response::new) })
+    }
+}
+
+impl<T: Content, B> Service<http::Request<B>> for ContentServer<T>
+where
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let content = self.0.clone();
+        Box::pin(async move {
+            Ok(match request.uri().path() {
+                INFO => Grpc::new(ProstCodec::default()).unary(Infos(content), request).await,
+                READ => Grpc::new(ProstCodec::default()).server_streaming(Reads(content), request).await,
+                path => Status::unimplemented(format!("{path}: this content is only read")).into_http(),
+            })
+        })
+    }
+}

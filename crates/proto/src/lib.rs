@@ -3,6 +3,8 @@
 
 pub mod content;
 pub mod refusal;
+pub mod trace;
+pub mod version;
 
 pub use bollard_buildkit_proto::fsutil::types as files;
 pub use bollard_buildkit_proto::google::protobuf::Timestamp;

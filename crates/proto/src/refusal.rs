@@ -20,6 +20,13 @@ pub enum Detail {
         /// Its lines, from 1.
         ranges: Vec<pb::Range>,
     },
+    /// Where in the daemon the error became a status: clients show it to who asks for more (`--debug`).
+    Stack {
+        /// File of the daemon's source.
+        file: &'static str,
+        /// Its line.
+        line: u32,
+    },
     /// A frontend was asked for something that it can't do (`frontend.caps`).
     FrontendCap(String),
     /// A frontend was asked a question that it does not know (`requestid`).
@@ -29,15 +36,21 @@ pub enum Detail {
 impl Detail {
     fn any(&self) -> bollard_buildkit_proto::google::protobuf::Any {
         let (name, value) = match self {
-            Detail::Vertex(digest) => ("Vertex", json!({ "digest": digest })),
+            Detail::Vertex(digest) => ("errdefs.Vertex", json!({ "digest": digest })),
             Detail::Source { info, ranges } => {
-                ("Source", json!({ "info": source_info(info), "ranges": ranges.iter().map(range).collect::<Vec<_>>() }))
+                let ranges: Vec<_> = ranges.iter().map(range).collect();
+                ("errdefs.Source", json!({ "info": source_info(info), "ranges": ranges }))
             }
-            Detail::FrontendCap(name) => ("FrontendCap", json!({ "name": name })),
-            Detail::Subrequest(name) => ("Subrequest", json!({ "name": name })),
+            Detail::Stack { file, line } => {
+                let frames = json!([{ "Name": "larder", "File": file, "Line": line }]);
+                let version = env!("CARGO_PKG_VERSION");
+                ("stack.Stack", json!({ "frames": frames, "pid": std::process::id(), "version": version }))
+            }
+            Detail::FrontendCap(name) => ("errdefs.FrontendCap", json!({ "name": name })),
+            Detail::Subrequest(name) => ("errdefs.Subrequest", json!({ "name": name })),
         };
         bollard_buildkit_proto::google::protobuf::Any {
-            type_url: format!("github.com/moby/buildkit/errdefs.{name}+json"),
+            type_url: format!("github.com/moby/buildkit/{name}+json"),
             value: value.to_string().into_bytes(),
         }
     }
@@ -54,6 +67,10 @@ fn source_info(info: &pb::SourceInfo) -> Value {
     put("filename", info.filename.clone());
     put("data", base64::engine::general_purpose::STANDARD.encode(&info.data));
     put("language", info.language.clone());
+    if let Some(definition) = &info.definition {
+        let encode = |op: &Vec<u8>| base64::engine::general_purpose::STANDARD.encode(op);
+        object.insert("definition".to_owned(), json!({ "def": definition.def.iter().map(encode).collect::<Vec<_>>() }));
+    }
     Value::Object(object)
 }
 
@@ -76,6 +93,14 @@ pub fn status(code: Code, message: &str, details: &[Detail]) -> Status {
     let details = details.iter().map(Detail::any).collect();
     let whole = rpc::Status { code: code as i32, message: message.to_owned(), details };
     Status::with_details(code, message, whole.encode_to_vec().into())
+}
+
+/// The message that a status is, with its details.
+pub fn whole(status: &Status) -> rpc::Status {
+    let bare = rpc::Status { code: status.code() as i32, message: status.message().to_owned(), details: Vec::new() };
+    // The details of a status are the whole message again.
+    let carried = rpc::Status::decode(status.details()).ok().filter(|carried| !carried.details.is_empty());
+    carried.map_or(bare.clone(), |carried| rpc::Status { details: carried.details, ..bare })
 }
 
 /// The status that a message carries, such as `Return`'s error, for a client again.

@@ -88,6 +88,7 @@ pub(crate) mod table {
     pub const BY_SNAPSHOT: Table<(crate::SnapshotId, Digest), ()> = Table::new(15, "records by snapshot", 1);
     pub const BODIES: Table<Digest, Vec<u8>> = Table::new(16, "record bodies", 1);
     pub const BY_OPERATION: Table<(Digest, Digest), u64> = Table::new(17, "records by operation", 1);
+    pub const HISTORY_BLOBS: Table<String, history::Blobs> = Table::new(18, "blobs of kept builds", 1);
     pub const BACK_LINKS: Table<records::LinkKey, ()> = Table::new(21, "links by child", 1);
 }
 

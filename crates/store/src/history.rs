@@ -1,11 +1,13 @@
 //! Kept builds: one file of events each, and a row with what a listing shows. The content of both is the builder's.
 //! A build whose process died has a file without a row; the collector removes it.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use oci::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
@@ -25,6 +27,15 @@ pub struct Entry {
     pub pinned: bool,
     /// What a listing shows, in the builder's own encoding.
     pub summary: Vec<u8>,
+}
+
+/// The blobs of a kept build.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blobs {
+    /// Nothing but the history has them: they go with the build.
+    pub own: Vec<Digest>,
+    /// Of its results: they stay while the build is kept, and are then what they were before.
+    pub results: Vec<Digest>,
 }
 
 /// Which kept builds stay.
@@ -76,25 +87,49 @@ impl History<'_> {
         }
     }
 
-    /// Keeps a build from retention, or no more.
-    pub fn pin(&self, id: &str, pinned: bool) -> Result<()> {
+    /// Changes what is kept of a build, in one step.
+    pub fn change(&self, id: &str, change: impl FnOnce(&mut Entry, &mut Blobs)) -> Result<Entry> {
         let key = id.to_owned();
+        let mut changed = None;
         self.0.write(|batch| {
             let mut entry = batch.get(&table::HISTORY, &key)?.ok_or_else(|| not_found(id))?;
-            entry.pinned = pinned;
-            batch.put(&table::HISTORY, &key, &entry)
-        })
+            let mut blobs = batch.get(&table::HISTORY_BLOBS, &key)?.unwrap_or_default();
+            change(&mut entry, &mut blobs);
+            batch.put(&table::HISTORY, &key, &entry)?;
+            batch.put(&table::HISTORY_BLOBS, &key, &blobs)?;
+            changed = Some(entry);
+            Ok(())
+        })?;
+        changed.ok_or_else(|| not_found(id))
     }
 
-    /// Removes a kept build.
+    /// Keeps a build from retention, or no more.
+    pub fn pin(&self, id: &str, pinned: bool) -> Result<()> {
+        self.change(id, |entry, _| entry.pinned = pinned).map(drop)
+    }
+
+    /// Removes a kept build, with the blobs that only it has.
     pub fn remove(&self, id: &str) -> Result<()> {
         let path = self.path(id)?;
         let key = id.to_owned();
+        let mut blobs = Blobs::default();
         self.0.write(|batch| {
             batch.get(&table::HISTORY, &key)?.ok_or_else(|| not_found(id))?;
+            blobs = batch.get(&table::HISTORY_BLOBS, &key)?.unwrap_or_default();
             batch.delete(&table::HISTORY, &key);
+            batch.delete(&table::HISTORY_BLOBS, &key);
             Ok(())
         })?;
+        let others = self.0.0.meta.rows()?.list(&table::HISTORY_BLOBS, &[])?;
+        let others: HashSet<Digest> =
+            others.into_iter().flat_map(|(_, b)| b.own.into_iter().chain(b.results)).collect();
+        for digest in blobs.own.iter().filter(|digest| !others.contains(digest)) {
+            match self.0.blobs().remove(digest) {
+                // Somebody reads it now; the collector finds it later.
+                Err(Error::InUse { .. }) => {}
+                removed => removed?,
+            }
+        }
         trash::take(&self.0.0.root, &path)?;
         trash::empty_in_background(&self.0.0.root)
     }
@@ -138,10 +173,13 @@ pub struct HistoryWriter {
 }
 
 impl HistoryWriter {
-    /// Ends the file and lists the build.
-    pub fn finish(mut self, entry: &Entry) -> Result<()> {
+    /// Ends the file and lists the build with its blobs.
+    pub fn finish(mut self, entry: &Entry, blobs: &Blobs) -> Result<()> {
         self.file.flush().doing("write", &self.path)?;
-        self.store.write(|batch| batch.put(&table::HISTORY, &entry.id, entry))?;
+        self.store.write(|batch| {
+            batch.put(&table::HISTORY_BLOBS, &entry.id, blobs)?;
+            batch.put(&table::HISTORY, &entry.id, entry)
+        })?;
         self.kept = true;
         Ok(())
     }

@@ -27,7 +27,7 @@ mod volumes;
 
 pub use blobs::{Blob, BlobInfo, BlobWriter, Blobs};
 pub use error::{Error, Result};
-pub use history::{Entry as HistoryEntry, History, HistoryWriter, Retention};
+pub use history::{Blobs as HistoryBlobs, Entry as HistoryEntry, History, HistoryWriter, Retention};
 pub use images::{Image, Images};
 pub use layer_blobs::{Form, Layer, LayerBlobs};
 pub use leases::{Lease, Leases, Resource};

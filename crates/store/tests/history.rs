@@ -11,7 +11,7 @@ fn keep(store: &Store, id: &str, at: u64, pinned: bool) {
     let mut writer = store.history().begin(id).unwrap();
     writer.write_all(format!("events of {id}").as_bytes()).unwrap();
     let entry = HistoryEntry { id: id.to_owned(), created: at, completed: at + 1, pinned, summary: vec![1, 2] };
-    writer.finish(&entry).unwrap();
+    writer.finish(&entry, &store::HistoryBlobs::default()).unwrap();
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn cached_build(root: &std::path::Path) {
             pinned: false,
             summary: vec![7; 500],
         };
-        writer.finish(&entry).unwrap();
+        writer.finish(&entry, &store::HistoryBlobs::default()).unwrap();
     });
     time("flush", || store.flush().unwrap());
     time("close", || drop(store));

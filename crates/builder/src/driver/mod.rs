@@ -14,6 +14,7 @@ use oci::{Digest, Platform};
 use solver::{Build, Cause, Effect, Event, HitSource, ResultId, Solver, Trail, Verdict, Wanted};
 use tokio::sync::oneshot;
 
+use crate::attestations::Pins;
 use crate::caches::Imports;
 use crate::event::{Events, What};
 use crate::sources::Source;
@@ -45,10 +46,18 @@ pub struct Order {
     pub trail: Option<Arc<Mutex<Vec<Trail>>>>,
 }
 
+/// What became of an order.
+pub struct Done {
+    /// The wanted results, in the order they were wanted.
+    pub results: Vec<Held>,
+    /// What the sources turned out to be.
+    pub pins: Pins,
+}
+
 /// A build that is going on.
 struct Going {
     order: Order,
-    done: Option<oneshot::Sender<Result<Vec<Held>, Error>>>,
+    done: Option<oneshot::Sender<Result<Done, Error>>>,
     misses: Vec<(String, Cause)>,
 }
 
@@ -90,7 +99,7 @@ impl Driver {
     }
 
     /// Builds what is ordered; dropping the future cancels what nobody else wants.
-    pub async fn build(&self, order: Order) -> Result<Vec<Held>, Error> {
+    pub async fn build(&self, order: Order) -> Result<Done, Error> {
         let (done, answer) = oneshot::channel();
         let (graph, wanted, trail) = (order.graph.clone(), order.wanted.clone(), order.trail.is_some());
         tell_known(&order);
@@ -162,7 +171,8 @@ impl Driver {
                 state.note(build, trail);
                 let results = results.iter().flatten().filter_map(|id| state.results.get(id)).map(|k| k.held.clone());
                 let results = results.collect();
-                state.end(build, Ok(results));
+                let pins = state.pins(build);
+                state.end(build, Ok(Done { results, pins }));
             }
             Effect::Failed { build, vertex, error, trail } => {
                 state.note(build, trail);
@@ -288,8 +298,15 @@ impl State {
         }
     }
 
+    /// What the sources of a build turned out to be.
+    fn pins(&self, build: Build) -> Pins {
+        let Some(going) = self.builds.get(&build) else { return Pins::new() };
+        let known = going.order.graph.vertices().filter_map(|v| Some((v.digest, self.sources.get(&v.digest)?.pin()?)));
+        known.collect()
+    }
+
     /// Ends a build, and lets go of what no other build has.
-    fn end(&mut self, build: Build, outcome: Result<Vec<Held>, Error>) {
+    fn end(&mut self, build: Build, outcome: Result<Done, Error>) {
         let Some(mut going) = self.builds.remove(&build) else { return };
         if let Some(done) = going.done.take() {
             // Nobody listens any more when the build was dropped.

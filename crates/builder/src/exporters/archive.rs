@@ -11,12 +11,15 @@ use store::Store;
 use super::assemble::{self, Image, part};
 use super::image::response;
 use super::options::{Options, Place};
-use super::{Error, Export};
+use super::{Error, Export, Written};
 use crate::blocking;
 use crate::session::{Content, Sink};
 
 /// Exports.
-pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, String>, crate::Error> {
+pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error> {
+    if export.request.kind == "docker" && export.results.len() > 1 {
+        return Err(Error::OneImage.into());
+    }
     let options = Options::read(export)?;
     let image = assemble::image(export, &options).await?;
     let response = response(&image, &options)?;
@@ -26,7 +29,7 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     if let Sink::Content(content) = &sink {
         layout.content(&store, content.as_ref()).await?;
         part(export, "sending blobs");
-        return Ok(response);
+        return image.written(export.index, response);
     }
     blocking("wrote the image", move || match sink {
         // Done above.
@@ -43,7 +46,7 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
     })
     .await?;
     part(export, "sending tarball");
-    Ok(response)
+    image.written(export.index, response)
 }
 
 /// The files of a layout: small ones by content, blobs by name.

@@ -1,11 +1,13 @@
 //! An image out of results: layers (made once, kept as blobs), configurations, manifests, an index where there are
 //! several platforms. The same results give the same digests. It writes blobs and nothing else.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use oci::{Descriptor, Digest, History, ImageConfig, Index, Manifest, media};
 use store::{Resource, SnapshotId, Store};
 
 use super::options::{Options, Place};
-use super::{Built, Error, Export};
+use super::{Built, Error, Export, Written, attested};
 use crate::event::What;
 use crate::{Live, blocking};
 
@@ -16,6 +18,8 @@ pub(crate) struct Image {
     pub target: Descriptor,
     /// Of the first platform.
     pub config: Digest,
+    /// Whether it is an index.
+    pub index: bool,
     /// Everything that belongs to it, manifests last.
     pub blobs: Vec<Descriptor>,
     /// Manifests among them.
@@ -23,6 +27,20 @@ pub(crate) struct Image {
     pub snapshots: Vec<SnapshotId>,
     /// Of the first platform, for Docker's own archive format.
     pub layers: Vec<Descriptor>,
+    /// Of each result.
+    pub all_layers: Vec<Vec<Descriptor>>,
+    /// Statements in it, by what they say but for when.
+    pub statements: BTreeMap<Digest, Digest>,
+}
+
+impl Image {
+    /// What became of the output number `index`.
+    pub fn written(self, index: usize, response: BTreeMap<String, String>) -> Result<Written, crate::Error> {
+        let layers: BTreeSet<Digest> = self.all_layers.iter().flatten().map(|layer| layer.digest).collect();
+        let small = self.blobs.iter().map(|blob| blob.digest).filter(|digest| !layers.contains(digest)).collect();
+        let images = BTreeMap::from([(index, self.target)]);
+        Ok(Written { response, images, small, layers: self.all_layers, statements: self.statements })
+    }
 }
 
 /// A layer as the image has it.
@@ -36,9 +54,10 @@ struct Layer {
 /// Assembles the image of all results.
 pub(crate) async fn image(export: &Export<'_>, options: &Options) -> Result<Image, crate::Error> {
     let mut image: Option<Image> = None;
-    let mut manifests = Vec::new();
+    let (mut manifests, mut attested) = (Vec::new(), Vec::new());
     for built in export.results {
         let one = platform(export, options, built).await?;
+        attested.extend(attested::manifest(export, options, built, &one)?);
         let mut descriptor = one.target.clone();
         descriptor.platform = Some(built.platform.clone());
         descriptor.annotations = options.annotations(Place::ManifestDescriptor, &built.platform);
@@ -49,13 +68,22 @@ pub(crate) async fn image(export: &Export<'_>, options: &Options) -> Result<Imag
                 all.blobs.extend(one.blobs);
                 all.manifests.extend(one.manifests);
                 all.snapshots.extend(one.snapshots);
+                all.all_layers.extend(one.all_layers);
                 all
             }
         });
     }
     let nothing = || Error::Missing { kind: export.request.kind.clone(), what: "a result" };
     let mut image = image.ok_or_else(nothing)?;
+    for one in attested {
+        part(export, &format!("exporting attestation manifest {}", one.descriptor.digest));
+        image.blobs.extend(one.blobs);
+        image.manifests.push(one.descriptor.clone());
+        image.statements.extend(one.statements);
+        manifests.push(one.descriptor);
+    }
     if manifests.len() > 1 {
+        image.index = true;
         let media_type = if options.oci { media::OCI_INDEX } else { media::DOCKER_INDEX };
         let index = Index {
             schema_version: 2,
@@ -110,14 +138,16 @@ async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Resu
     let target = put(store, manifest_media, &pretty(&manifest)?)?;
     let mut blobs = layers.clone();
     blobs.extend([config.clone(), target.clone()]);
-    Ok(Image { manifests: vec![target.clone()], target, config: config.digest, blobs, snapshots, layers })
+    let all_layers = vec![layers.clone()];
+    let (manifests, config, statements) = (vec![target.clone()], config.digest, BTreeMap::new());
+    Ok(Image { manifests, target, config, index: false, blobs, snapshots, layers, all_layers, statements })
 }
 
-fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec_pretty(value).map_err(|e| Error::Write { what: "a manifest".to_owned(), source: e.into() })
 }
 
-fn put(store: &Store, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Error> {
+pub(crate) fn put(store: &Store, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Error> {
     let blob = store.blobs().put(bytes)?;
     Ok(Descriptor::new(media_type, blob.digest, blob.size))
 }

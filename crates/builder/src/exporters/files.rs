@@ -1,22 +1,44 @@
-//! `type=tar` and `type=local`: the result's files, without an image around them.
+//! `type=tar` and `type=local`: the result's files, without an image around them, and attestations as files beside them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::Path;
 
+use oci::Hasher;
 use store::layer::Owners;
-use store::view::View;
+use store::view::{Kind, View};
 
-use super::{Error, Export, assemble::part};
+use super::{Error, Export, Written, assemble::part};
+use crate::attestations::Attestation;
+use crate::attestations::statement::Subject;
 use crate::session::Sink;
 use crate::{Live, blocking};
 
+/// One result: the folder that it goes into (empty is the output itself), its files, and files beside them.
+struct Tree {
+    folder: String,
+    view: View,
+    beside: Vec<(String, Vec<u8>)>,
+}
+
 /// Exports.
-pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, String>, crate::Error> {
+pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error> {
     let sink = export.work.session.output(export.index, &BTreeMap::new()).await?;
-    let split = export.results.len() > 1;
-    let mut views = Vec::new();
+    let several = export.results.len() > 1;
+    let split = match export.request.attributes.get("platform-split").map(String::as_str) {
+        None => several,
+        Some("true" | "1" | "") => true,
+        Some("false" | "0") => false,
+        Some(other) => {
+            let (kind, name) = (export.request.kind.clone(), "platform-split".to_owned());
+            let reason = "expected true or false".to_owned();
+            return Err(Error::BadAttribute { kind, name, value: other.to_owned(), reason }.into());
+        }
+    };
+    let prefix = export.request.attributes.get("attestation-prefix").cloned().unwrap_or_default();
+    let mut trees = Vec::new();
     for built in export.results {
-        let name = split.then(|| built.platform.to_string().replace('/', "_"));
+        let platform = built.platform.to_string().replace('/', "_");
         let view = match &built.result.live {
             Live::Local(tree) => tree.scanned.view(),
             live => match live.snapshot(&export.work).await? {
@@ -24,33 +46,121 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
                 None => View::empty(),
             },
         };
-        views.push((name, view));
+        let said: Vec<Attestation> = built.attestations.iter().filter(|a| !a.inline_only).cloned().collect();
+        let suffix = (several && !split).then(|| platform.clone());
+        let folder = if split { platform } else { String::new() };
+        trees.push((folder, view, said, prefix.clone(), suffix));
     }
-    let clamp = export.epoch;
-    blocking("wrote the files", move || match sink {
-        Sink::Directory(folder) => {
-            write_directories(&views, folder.path(), folder.owners())?;
-            folder.finish().map_err(|source| Error::Write { what: "the files".to_owned(), source })
+    let epoch = export.epoch;
+    blocking("wrote the files", move || {
+        let mut made = Vec::new();
+        for (folder, view, said, prefix, suffix) in trees {
+            let beside = beside(&view, &said, &prefix, suffix.as_deref(), epoch.is_none())?;
+            made.push(Tree { folder, view, beside });
         }
-        Sink::Stream(mut out) => {
-            let [(_, view)] = views.as_slice() else {
-                let what = "one platform: a tar of several is not built yet; use type=local";
-                return Err(Error::Missing { kind: "tar".to_owned(), what });
-            };
-            store::layer::write_tar(view, &mut out, clamp)?;
-            out.finish().map_err(|source| Error::Write { what: "the tar".to_owned(), source })
+        match sink {
+            Sink::Directory(folder) => {
+                let owners = folder.owners();
+                made.iter().try_for_each(|tree| write_directory(tree, folder.path(), owners))?;
+                folder.finish().map_err(|source| Error::Write { what: "the files".to_owned(), source })
+            }
+            Sink::Stream(mut out) => {
+                write_tar(&made, &mut out, epoch)?;
+                out.finish().map_err(|source| Error::Write { what: "the tar".to_owned(), source })
+            }
+            Sink::Content(_) => {
+                Err(Error::Missing { kind: "tar".to_owned(), what: "a place for files, not for blobs" })
+            }
         }
-        Sink::Content(_) => Err(Error::Missing { kind: "tar".to_owned(), what: "a place for files, not for blobs" }),
     })
     .await?;
     part(export, "sending files");
-    Ok(BTreeMap::new())
+    Ok(Written::default())
 }
 
-fn write_directories(views: &[(Option<String>, View)], folder: &Path, owners: Owners) -> Result<(), Error> {
-    for (name, view) in views {
-        let folder = name.as_ref().map_or_else(|| folder.to_owned(), |name| folder.join(name));
-        store::layer::write_dir(view, &folder, owners)?;
+/// Statements as files: `PREFIX NAME`, with the platform before the ending where several results share a folder.
+fn beside(
+    view: &View,
+    said: &[Attestation],
+    prefix: &str,
+    suffix: Option<&str>,
+    timed: bool,
+) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    if said.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut subjects = Vec::new();
+    digests(view, Path::new("/"), &mut subjects)?;
+    let (mut names, mut files) = (BTreeSet::new(), Vec::new());
+    for attestation in said {
+        let mut name = format!("{prefix}{}", attestation.file);
+        if let Some(suffix) = suffix {
+            let (stem, ending) = name.rsplit_once('.').map_or((name.as_str(), None), |(s, e)| (s, Some(e)));
+            name = ending.map_or_else(|| format!("{stem}.{suffix}"), |ending| format!("{stem}.{suffix}.{ending}"));
+        }
+        let taken = view.lookup(&Path::new("/").join(&name))?.is_some();
+        if name.contains('/') || taken || !names.insert(name.clone()) {
+            let reason = "a file of that name is there already; give them another name with attestation-prefix";
+            return Err(Error::Attestations { kind: format!("the file {name}"), reason });
+        }
+        let statement = attestation.statement(&subjects, &[], timed);
+        let text = serde_json::to_vec_pretty(&statement);
+        files.push((name, text.map_err(|e| Error::Write { what: "a statement".to_owned(), source: e.into() })?));
+    }
+    Ok(files)
+}
+
+/// Every regular file with its digest: what the statements are about.
+fn digests(view: &View, at: &Path, found: &mut Vec<Subject>) -> Result<(), Error> {
+    for node in view.list(at)? {
+        let path = at.join(&node.name);
+        match node.kind {
+            Kind::Dir => digests(view, &path, found)?,
+            Kind::File => {
+                let failed = |source| Error::Write { what: format!("a statement about {}", path.display()), source };
+                let mut hasher = Hashing(Hasher::new());
+                let mut file = std::fs::File::open(&node.source).map_err(failed)?;
+                std::io::copy(&mut file, &mut hasher).map_err(failed)?;
+                let name = path.to_string_lossy().trim_start_matches('/').to_owned();
+                let digest = BTreeMap::from([("sha256".to_owned(), hasher.0.finish().hex())]);
+                found.push(Subject { name, digest });
+            }
+            _ => {}
+        }
     }
     Ok(())
+}
+
+struct Hashing(Hasher);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn write_directory(tree: &Tree, folder: &Path, owners: Owners) -> Result<(), Error> {
+    let folder = folder.join(&tree.folder);
+    store::layer::write_dir(&tree.view, &folder, owners)?;
+    for (name, bytes) in &tree.beside {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).map_err(|source| Error::Write { what: path.display().to_string(), source })?;
+    }
+    Ok(())
+}
+
+fn write_tar(trees: &[Tree], out: &mut dyn Write, epoch: Option<i64>) -> Result<(), Error> {
+    let mut tar = store::layer::TarWriter::new(out, epoch);
+    for tree in trees {
+        tar.tree(&tree.folder, &tree.view)?;
+        for (name, bytes) in &tree.beside {
+            let path = if tree.folder.is_empty() { name.clone() } else { format!("{}/{name}", tree.folder) };
+            tar.file(&path, bytes)?;
+        }
+    }
+    Ok(tar.finish()?)
 }

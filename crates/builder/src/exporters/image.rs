@@ -9,12 +9,12 @@ use store::Resource;
 
 use super::assemble::{self, Image, part};
 use super::options::Options;
-use super::{Error, Export};
+use super::{Error, Export, Written};
 use crate::event::now_millis;
 use crate::sources::bytes::ClientLogin;
 
 /// Exports.
-pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, String>, crate::Error> {
+pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error> {
     let options = Options::read(export)?;
     let image = assemble::image(export, &options).await?;
     let store = &export.work.engine.store;
@@ -38,7 +38,8 @@ pub(super) async fn export(export: &Export<'_>) -> Result<BTreeMap<String, Strin
             push(export, &options, &image, name).await?;
         }
     }
-    response(&image, &options)
+    let response = response(&image, &options)?;
+    image.written(export.index, response)
 }
 
 /// What a client is told of an image.
@@ -48,9 +49,11 @@ pub(super) fn response(image: &Image, options: &Options) -> Result<BTreeMap<Stri
     let names: Vec<String> = options.names.iter().map(ToString::to_string).collect();
     let mut response = BTreeMap::from([
         ("containerimage.digest".to_owned(), image.target.digest.to_string()),
-        ("containerimage.config.digest".to_owned(), image.config.to_string()),
         ("containerimage.descriptor".to_owned(), base64::engine::general_purpose::STANDARD.encode(descriptor)),
     ]);
+    if !image.index {
+        response.insert("containerimage.config.digest".to_owned(), image.config.to_string());
+    }
     if !names.is_empty() {
         response.insert("image.name".to_owned(), names.join(","));
     }

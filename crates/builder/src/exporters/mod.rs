@@ -3,6 +3,7 @@
 
 mod archive;
 mod assemble;
+mod attested;
 mod files;
 mod image;
 mod options;
@@ -10,13 +11,15 @@ mod options;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use oci::{ImageConfig, Platform};
+use oci::{Descriptor, Digest, ImageConfig, Platform};
+use serde::{Deserialize, Serialize};
 
+use crate::attestations::{Attestation, Making};
 use crate::driver::Held;
 use crate::{Engine, Events, Work, session};
 
 /// One `--output`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// `image`, `registry`, `oci`, `docker`, `tar`, `local`, `cacheonly`.
     pub kind: String,
@@ -26,12 +29,40 @@ pub struct Request {
 
 /// The result for one platform.
 pub struct Built {
+    /// Its name among several results, as a client knows it; empty for the only one.
+    pub name: String,
     /// Platform of the result.
     pub platform: Platform,
     /// Its files.
     pub result: Held,
     /// The image configuration without diff ids, as the frontend made it. Absent for raw graphs.
     pub config: Option<ImageConfig>,
+    /// How it came about.
+    pub making: Making,
+    /// What is said about it.
+    pub attestations: Vec<Attestation>,
+}
+
+impl Built {
+    /// A result without configuration and attestations.
+    pub fn new(name: String, platform: Platform, result: Held, making: Making) -> Built {
+        Built { name, platform, result, config: None, making, attestations: Vec::new() }
+    }
+}
+
+/// What became of the outputs.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    /// BuildKit's exporter response.
+    pub response: BTreeMap<String, String>,
+    /// What images became, by the position of their outputs.
+    pub images: BTreeMap<usize, Descriptor>,
+    /// Their blobs that are no layers.
+    pub small: Vec<Digest>,
+    /// Layers of each result, as the last image has them.
+    pub layers: Vec<Vec<Descriptor>>,
+    /// Statements in images, by what they say but for when.
+    pub statements: BTreeMap<Digest, Digest>,
 }
 
 /// Why an output could not be written.
@@ -44,6 +75,10 @@ pub enum Error {
     BadAttribute { kind: String, name: String, value: String, reason: String },
     #[error("the output {kind} needs {what}")]
     Missing { kind: String, what: &'static str },
+    #[error("{kind} can't hold attestations: {reason}")]
+    Attestations { kind: String, reason: &'static str },
+    #[error("the docker exporter does not export manifest lists: choose one platform, or use type=oci")]
+    OneImage,
     #[error("can't write {what}: {source}")]
     Write { what: String, source: std::io::Error },
     #[error(transparent)]
@@ -63,6 +98,8 @@ pub(crate) struct Export<'a> {
     pub results: &'a [Built],
     /// SOURCE_DATE_EPOCH of the build, in seconds.
     pub epoch: Option<i64>,
+    /// Statements that were made before.
+    pub statements: BTreeMap<Digest, Digest>,
 }
 
 /// What a kind of output is called while it is written; `None` for the one that writes nothing.
@@ -92,8 +129,10 @@ pub async fn export(
     outputs: &[Request],
     results: &[Built],
     attributes: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, crate::Error> {
-    let mut response = BTreeMap::new();
+) -> Result<Written, crate::Error> {
+    let mut all = Written::default();
+    let attested = results.iter().any(|built| !built.attestations.is_empty());
+    let statements = if attested { crate::history::statements(&engine.store)? } else { BTreeMap::new() };
     let epoch = attributes.get("build-arg:SOURCE_DATE_EPOCH").and_then(|v| v.parse().ok());
     for (index, request) in outputs.iter().enumerate() {
         let Some(name) = title(&request.kind)? else { continue };
@@ -101,13 +140,21 @@ pub async fn export(
         let cancel = sandbox::Cancel::new().map_err(crate::ops::Error::from)?;
         let work =
             Work { engine: engine.clone(), session: session.clone(), events: events.clone(), step: task.step, cancel };
-        let export = Export { work, index, request, results, epoch };
+        let statements = statements.clone();
+        let export = Export { work, index, request, results, epoch, statements };
         let written = match request.kind.as_str() {
             "image" | "registry" => image::export(&export).await,
             "oci" | "docker" => archive::export(&export).await,
             _ => files::export(&export).await,
         };
-        response.extend(task.finish(written)?);
+        let written: Written = task.finish(written)?;
+        all.response.extend(written.response);
+        all.images.extend(written.images);
+        all.small.extend(written.small);
+        all.statements.extend(written.statements);
+        if !written.layers.is_empty() {
+            all.layers = written.layers;
+        }
     }
-    Ok(response)
+    Ok(all)
 }

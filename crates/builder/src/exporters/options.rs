@@ -21,6 +21,10 @@ pub(crate) struct Options {
     pub by_digest: bool,
     /// Time of everything in the image, in seconds.
     pub epoch: Option<i64>,
+    /// Attestations that are only for images that take them along are taken along.
+    pub inline: bool,
+    /// Attestations are artifacts that refer to their image.
+    pub artifact: bool,
     annotations: Vec<Annotation>,
 }
 
@@ -81,6 +85,8 @@ impl Options {
             push: flag("push", kind == "registry")?,
             by_digest: flag("push-by-digest", false)?,
             epoch,
+            inline: flag("attestation-inline", matches!(kind, "image" | "registry"))?,
+            artifact: flag("oci-artifact", true)?,
             annotations: annotations(attributes),
         })
     }

@@ -69,7 +69,8 @@ fn invalid(error: graph::Error) -> Error {
     Error::Request(error.to_string())
 }
 
-fn source(identifier: String, attrs: BTreeMap<String, String>, name: &str) -> Result<Graph, Error> {
+/// One source as a graph.
+pub fn source(identifier: String, attrs: BTreeMap<String, String>, name: &str) -> Result<Graph, Error> {
     let op = wire::Op {
         op: Some(op::Op::Source(wire::SourceOp { identifier, attrs })),
         constraints: Some(wire::WorkerConstraints::default()),

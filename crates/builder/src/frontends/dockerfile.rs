@@ -1,8 +1,8 @@
 //! The Dockerfile frontend: reads the files that a client offers, learns what lowering must know, and gives graphs.
 //! The language itself is `dockerfile`'s; nothing is built here.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dockerfile::lower::{Fact, Input, Lowered, NamedContext, Need, NoCache, Options, Outcome};
 use dockerfile::{Diagnostic, LineIndex};
@@ -12,6 +12,8 @@ use oci::{Digest, Platform, Reference};
 use super::Target;
 use super::context::{self, Remote};
 use crate::Error;
+use crate::attestations::scan::{self, Scanner};
+use crate::attestations::{Read, Wanted};
 use crate::build::{Build, Faulty};
 use crate::event::{Warning, What};
 use crate::session::{self, Filter};
@@ -26,6 +28,8 @@ pub struct Frontend<'a> {
     inputs: &'a BTreeMap<String, Arc<Graph>>,
     /// Where the main context and the Dockerfile are, if not with the client.
     remote: Remote,
+    /// Directories of the client's that were read.
+    locals: Mutex<BTreeSet<String>>,
 }
 
 /// The Dockerfile as it was read.
@@ -46,7 +50,7 @@ impl<'a> Frontend<'a> {
         inputs: &'a BTreeMap<String, Arc<Graph>>,
     ) -> Result<Frontend<'a>, Error> {
         let remote = Remote::of(build, attributes, inputs).await?;
-        Ok(Frontend { build, attributes, inputs, remote })
+        Ok(Frontend { build, attributes, inputs, remote, locals: Mutex::default() })
     }
 
     /// One target a platform.
@@ -63,14 +67,62 @@ impl<'a> Frontend<'a> {
         self.warn(&definition, &findings);
         let host = Platform::host();
         let platforms = self.platforms(&host)?;
+        let sbom = Wanted::read(self.attributes)?.sbom;
+        let scanner = match &sbom {
+            Some(sbom) => Some((sbom, self.build.scanner(sbom, self.attributes).await?)),
+            None => None,
+        };
+        let text = self.definition_graph(&definition)?.encode();
         let mut targets = Vec::new();
         for platform in &platforms {
             let mut options = self.options(&definition, platform, &host, ignore.clone())?;
             options.multi_platform = platforms.len() > 1;
-            let lowered = self.lower(&file, &options, &definition).await?;
-            targets.push(Target { platform: platform.clone(), lowered });
+            options.scan = scanner.is_some();
+            let mut lowered = self.lower(&file, &options, &definition).await?;
+            if let Some(info) = lowered.graph.source.as_mut().and_then(|source| source.infos.first_mut()) {
+                info.definition = Some(text.clone());
+            }
+            let read = self.read();
+            let scan = match &scanner {
+                Some((sbom, image)) => {
+                    let scanner = Scanner { sbom, digest: image.digest, config: &image.config, platform: &host };
+                    let (core, extras) = (lowered.graph.clone(), std::mem::take(&mut lowered.scanned));
+                    let target = scan::Target { core, extras, ignore_cache: lowered.no_cache };
+                    Some(Arc::new(scanner.graph(&platform.to_string(), &target)?))
+                }
+                None => None,
+            };
+            targets.push(Target { platform: platform.clone(), lowered, read, scan });
         }
         Ok(targets)
+    }
+
+    /// What was read so far to find out what to build.
+    fn read(&self) -> Read {
+        let locals = self.locals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let remote = [self.remote.context.clone(), self.remote.dockerfile.as_ref().map(|(graph, _)| graph.clone())];
+        Read { locals, graphs: remote.into_iter().flatten().collect() }
+    }
+
+    /// A directory of the client's that is read now.
+    async fn directory(&self, name: &str, wanted: &Filter) -> Result<session::Directory, session::Error> {
+        self.locals.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        self.build.session().directory(name, wanted).await
+    }
+
+    /// Where the Dockerfile came from, as a graph.
+    fn definition_graph(&self, definition: &Definition) -> Result<Graph, Error> {
+        if let Some((graph, _)) = &self.remote.dockerfile {
+            return Ok((**graph).clone());
+        }
+        let files = definition_files(&definition.filename);
+        let attrs = BTreeMap::from([
+            ("local.followpaths".to_owned(), serde_json::json!(files.follow).to_string()),
+            ("local.session".to_owned(), self.build.request().id.clone()),
+            ("local.sharedkeyhint".to_owned(), files.hint),
+        ]);
+        let name = format!("[internal] load build definition from {}", definition.filename);
+        context::source(format!("local://{}", self.dockerfile_key()), attrs, &name)
     }
 
     /// The client's name for the directory of the Dockerfile.
@@ -108,7 +160,7 @@ impl<'a> Frontend<'a> {
             if let Some((graph, _)) = &self.remote.dockerfile {
                 return context::read(self.build, graph, &filename).await;
             }
-            let directory = self.build.session().directory(self.dockerfile_key(), &definition_files(&filename)).await?;
+            let directory = self.directory(self.dockerfile_key(), &definition_files(&filename)).await?;
             let path = directory.root.join(&filename);
             let lower = directory.root.join(filename.to_lowercase());
             let path = if path.exists() || !lower.exists() { path } else { lower };
@@ -128,7 +180,7 @@ impl<'a> Frontend<'a> {
         let task =
             self.build.events().begin(&format!("{} ignore", self.build.request().id), "[internal] load .dockerignore");
         let read = async {
-            let directory = self.build.session().directory(self.dockerfile_key(), &definition_files(filename)).await?;
+            let directory = self.directory(self.dockerfile_key(), &definition_files(filename)).await?;
             if let Some(text) = optional(&directory.root.join(format!("{filename}.dockerignore")))? {
                 return Ok(text);
             }
@@ -141,7 +193,7 @@ impl<'a> Frontend<'a> {
     async fn ignore_of(&self, context: &str) -> Result<String, session::Error> {
         let wanted =
             Filter { follow: vec![".dockerignore".to_owned()], hint: ".dockerignore".to_owned(), ..Filter::default() };
-        let directory = self.build.session().directory(context, &wanted).await?;
+        let directory = self.directory(context, &wanted).await?;
         Ok(optional(&directory.root.join(".dockerignore"))?.unwrap_or_default())
     }
 

@@ -81,6 +81,11 @@ impl Pinned {
         vec![key::http_key(&self.name, self.perm, self.uid, self.gid, &self.digest, &self.last_modified)]
     }
 
+    /// Digest of its bytes.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// A tree with the one file.
     pub async fn snapshot(&self, work: &Work) -> Result<SnapshotId, Error> {
         let (store, digest, url) = (work.engine.store.clone(), self.digest, self.url.clone());

@@ -126,6 +126,8 @@ pub(super) fn decode(name: &str, config: &[u8]) -> Result<ImageConfig, Error> {
 /// An image that is known by digest and not yet (or already) unpacked.
 pub struct Lazy {
     name: String,
+    /// What its name is: the manifest, or the index that has it.
+    root: Digest,
     manifest_digest: Digest,
     config: ImageConfig,
     platform: Platform,
@@ -162,7 +164,8 @@ impl Lazy {
         }
         let list = manifest.layers.into_iter().zip(config.rootfs.diff_ids.iter().copied()).collect();
         let layers = Layers { name: format!("pulled from {name}"), origin, list };
-        Ok(Lazy { name: name.to_owned(), manifest_digest, config, platform, layers, snapshot: OnceCell::new() })
+        let (name, snapshot) = (name.to_owned(), OnceCell::new());
+        Ok(Lazy { name, root: digest, manifest_digest, config, platform, layers, snapshot })
     }
 
     /// Cache digests: by manifest (`solver::key::image_key`), and by chain id (`chain_key`).
@@ -176,6 +179,11 @@ impl Lazy {
         let name = self.name.split('@').next().unwrap_or(&self.name);
         let name = Reference::parse(name).map(|r| r.familiar()).unwrap_or_else(|_| name.to_owned());
         (name, self.manifest_digest)
+    }
+
+    /// What its name is: the digest of its manifest or of the index that has it.
+    pub fn root(&self) -> Digest {
+        self.root
     }
 
     /// Its layers as they are stored elsewhere.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use graph::Vertex;
 use oci::Digest;
 
+use crate::attestations::Pin;
 use crate::{Live, Work};
 
 /// A source that is known: what it is now, not necessarily its files.
@@ -54,6 +55,16 @@ impl Source {
             Source::Http(file) => file.keys(),
             Source::Local => Vec::new(),
         }
+    }
+
+    /// What it turned out to be; `None` for a directory, which nothing but its content names.
+    pub fn pin(&self) -> Option<Pin> {
+        Some(match self {
+            Source::Image(image) => Pin::Image(image.root()),
+            Source::Git(git) => Pin::Git(git.commit().to_owned()),
+            Source::Http(file) => Pin::Http(file.digest()),
+            Source::Local => return None,
+        })
     }
 
     /// Its files, as late as can be.

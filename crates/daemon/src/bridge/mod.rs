@@ -1,6 +1,7 @@
 //! `LLBBridge`: what a client that drives its build itself asks for, call by call.
 //! Each call names its build in its metadata; results live in that build's job.
 
+mod attestations;
 mod files;
 mod meta;
 pub mod result;

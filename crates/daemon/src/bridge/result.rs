@@ -11,7 +11,7 @@ use proto::bridge;
 use serde::Deserialize;
 use tonic::Status;
 
-use super::evaluate;
+use super::{attestations, evaluate};
 use crate::jobs::Job;
 use crate::refusal;
 
@@ -46,6 +46,36 @@ pub fn ids(result: &bridge::Result) -> Vec<String> {
     named(result).into_values().collect()
 }
 
+/// One result that came back.
+struct Wanted {
+    /// Its name among several; empty for the only one.
+    name: String,
+    platform: Platform,
+    config: Option<ImageConfig>,
+    id: String,
+}
+
+/// Makes one result, with the attestations that came with it.
+async fn make(job: &Arc<Job>, result: &bridge::Result, (_, wanted): (usize, Wanted)) -> Result<Built, Status> {
+    let Wanted { name, platform, config, id } = wanted;
+    let held = evaluate(job, &id).await?;
+    let mut making = job.refs.get(&id).map(|found| found.making).unwrap_or_default();
+    if making.origin.call.is_none() {
+        // The client may have made this graph of anything that it saw in other results.
+        making.read.graphs.extend(job.refs.graphs());
+    }
+    let key = if name.is_empty() { platform.to_string() } else { name.clone() };
+    let mut built = Built::new(name, platform, held, making);
+    built.config = config;
+    for attestation in result.attestations.get(&key).iter().flat_map(|all| &all.attestation) {
+        let given = attestations::given(job, attestation).await?;
+        let made_of = attestation.r#ref.as_ref().and_then(|r| job.refs.get(&r.id)).map(|found| found.making.graph);
+        built.making.read.graphs.extend(made_of);
+        job.build.add(&mut built, &given).await.map_err(|error| refusal::of(&error))?;
+    }
+    Ok(built)
+}
+
 /// Makes what came back and writes the outputs.
 pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response, Status> {
     let invalid = |what: &str, error: serde_json::Error| Status::invalid_argument(format!("{what}: {error}"));
@@ -72,14 +102,12 @@ pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response,
         let config: Option<ImageConfig> =
             config.map(|json| serde_json::from_slice(json)).transpose().map_err(|e| invalid(&key, e))?;
         let order = list.iter().position(|p| p.id == name).unwrap_or(0);
-        wanted.push((order, platform, config, id));
+        wanted.push((order, Wanted { name, platform, config, id }));
     }
     wanted.sort_by_key(|(order, ..)| *order);
-    let made = wanted.into_iter().map(|(_, platform, config, id)| async move {
-        Ok::<_, Status>(Built { platform, result: evaluate(job, &id).await?, config })
-    });
+    let made = wanted.into_iter().map(|one| make(job, result, one));
     let built = futures_util::future::try_join_all(made).await?;
-    let mut response = job.build.export(&built).await.map_err(|error| refusal::of(&error))?;
+    let mut response = job.build.export(built).await.map_err(|error| refusal::of(&error))?;
     for (key, value) in &result.metadata {
         if key.starts_with("frontend.") {
             response.exporter.insert(key.clone(), String::from_utf8_lossy(value).into_owned());

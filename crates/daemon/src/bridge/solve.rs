@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use builder::attestations::Making;
 use builder::frontends::Target;
 use graph::{Graph, wire};
 use prost::Message;
-use proto::bridge::{self, Ref, RefMap};
+use proto::bridge::{self, Attestations, Ref, RefMap};
 use proto::pb;
 use proto::refusal::{Detail, status};
 use tonic::{Code, Status};
 
+use super::attestations;
 use crate::jobs::Job;
 use crate::refusal;
 
@@ -39,9 +41,10 @@ pub struct Wanted<'a> {
 pub async fn solve(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
     match wanted.frontend {
         "" => {
-            let graph = decode(wanted.definition)?;
+            let graph = Arc::new(decode(wanted.definition)?);
+            let making = Making { graph, origin: Arc::new(job.build.origin(None)), ..Making::default() };
             Ok(bridge::Result {
-                result: Some(bridge::result::Result::Ref(reference(job, graph)?)),
+                result: Some(bridge::result::Result::Ref(reference(job, making)?)),
                 ..Default::default()
             })
         }
@@ -67,10 +70,11 @@ pub fn decode(definition: Option<&pb::Definition>) -> Result<Graph, Status> {
     Graph::decode(&wire).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-fn reference(job: &Job, graph: Graph) -> Result<Ref, Status> {
-    let bytes = graph.encode().encode_to_vec();
+fn reference(job: &Job, making: Making) -> Result<Ref, Status> {
+    let bytes = making.graph.encode().encode_to_vec();
     let definition = pb::Definition::decode(bytes.as_slice()).map_err(|e| Status::internal(e.to_string()))?;
-    Ok(Ref { id: job.refs.add(graph), def: Some(definition) })
+    job.build.produced(&making.graph, &making.origin);
+    Ok(Ref { id: job.refs.add(making), def: Some(definition) })
 }
 
 async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
@@ -94,6 +98,8 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
     }
     let targets = job.build.dockerfile(wanted.attributes, &inputs).await;
     let targets = targets.map_err(|error| refusal::of(&error))?;
+    let call = job.build.call("dockerfile.v0", &own(wanted.attributes), &inputs);
+    let origin = Arc::new(job.build.origin(Some(call)));
     let several = targets.len() > 1 || wanted.attributes.get("multi-platform").is_some_and(|v| v == "true");
     let mut result = bridge::Result::default();
     let mut refs = HashMap::new();
@@ -104,7 +110,14 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
         describe(&mut result, &target, &suffix)?;
         let platform = serde_json::to_value(&target.platform).map_err(|e| Status::internal(e.to_string()))?;
         platforms.push(serde_json::json!({ "ID": id, "Platform": platform }));
-        refs.insert(id, reference(job, target.lowered.graph)?);
+        if let Some(scan) = target.scan {
+            // Its files are a bundle: attestations of this result.
+            let making = Making { graph: scan, ..Making::default() };
+            let bundle = attestations::scan(reference(job, making)?);
+            result.attestations.insert(id.clone(), Attestations { attestation: vec![bundle] });
+        }
+        let (graph, read) = (Arc::new(target.lowered.graph), target.read);
+        refs.insert(id, reference(job, Making { graph, origin: origin.clone(), read })?);
     }
     let list = serde_json::json!({ "Platforms": platforms }).to_string();
     result.metadata.insert("refs.platforms".to_owned(), list.into_bytes());
@@ -113,6 +126,13 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
         _ => bridge::result::Result::Refs(RefMap { refs }),
     });
     Ok(result)
+}
+
+/// The attributes without those that chose this frontend.
+fn own(attributes: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut own = attributes.clone();
+    own.retain(|name, _| name != "source" && name != "cmdline");
+    own
 }
 
 fn describe(result: &mut bridge::Result, target: &Target, suffix: &str) -> Result<(), Status> {

@@ -1,7 +1,6 @@
 //! `moby.buildkit.v1.Control`: what a client asks of the daemon itself. One file each for what is more than an answer.
 
 pub mod health;
-mod history;
 mod solve;
 pub mod status;
 
@@ -15,7 +14,8 @@ use proto::control::{
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::{Daemon, usage, workers};
+use crate::session::value;
+use crate::{Daemon, history, usage, workers};
 
 type Items<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -42,7 +42,8 @@ impl Control for Daemon {
     }
 
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
-        Ok(Response::new(solve::solve(self, request.into_inner()).await?))
+        let traceparent = value(request.metadata(), "traceparent");
+        Ok(Response::new(solve::solve(self, request.into_inner(), traceparent).await?))
     }
 
     type StatusStream = Items<StatusResponse>;
@@ -90,14 +91,14 @@ impl Control for Daemon {
         &self,
         request: Request<BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
-        Ok(timed(history::listen(self, request.into_inner())?))
+        Ok(timed(history::listen(self, request.into_inner()).await?))
     }
 
     async fn update_build_history(
         &self,
         request: Request<UpdateBuildHistoryRequest>,
     ) -> Result<Response<UpdateBuildHistoryResponse>, Status> {
-        history::update(self, &request.into_inner())?;
+        history::update(self, &request.into_inner()).await?;
         Ok(Response::new(UpdateBuildHistoryResponse {}))
     }
 }

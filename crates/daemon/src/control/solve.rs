@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use builder::build::{Build, Request, Response};
 use builder::exporters;
+use prost::Message;
 use proto::control::{CacheOptionsEntry, SolveRequest, SolveResponse};
 use tonic::Status;
 
-use crate::jobs::{Job, Log};
+use crate::jobs::{Job, Log, Running};
 use crate::session::{Form, Port};
-use crate::{Daemon, bridge, refusal};
+use crate::{Daemon, bridge, history, refusal};
 
 /// Builds.
-pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveResponse, Status> {
+pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) -> Result<SolveResponse, Status> {
     if request.r#ref.is_empty() {
         return Err(Status::invalid_argument("a build without a reference"));
     }
@@ -25,7 +26,7 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
     }
     refuse(daemon, &request.entitlements)?;
     let client = daemon.sessions.find(&request.session).await?;
-    let wanted = wanted(&request);
+    let wanted = Request { traceparent, ..wanted(&request)? };
     let elsewhere = wanted
         .attributes
         .iter()
@@ -37,6 +38,8 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
     let build = begun.map_err(|error| refusal::of(&error))?;
     let (running, returned) = daemon.jobs.begin(&request.r#ref, log, build)?;
     let job = running.job.clone();
+    let _under_way = UnderWay { running: Some(running), daemon };
+    history::began(daemon, &job);
     tell_left_out(&job, &request);
     let outcome = if request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty()) {
         match returned.await {
@@ -49,11 +52,33 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest) -> Result<SolveRespon
     };
     let ended = match &outcome {
         Ok(response) => Ok(response.clone()),
-        Err(status) => Err(builder::Error::Request(status.message().to_owned())),
+        Err(status) => {
+            let told = proto::refusal::whole(status);
+            let kept = job.build.tell_failure(told.code, &told.encode_to_vec());
+            kept.map_err(|error| refusal::of(&error))?;
+            Err(builder::Error::Request(status.message().to_owned()))
+        }
     };
     job.build.finish(&ended).map_err(|error| refusal::of(&error))?;
     let response = outcome?;
     Ok(SolveResponse { exporter_response: response.exporter.into_iter().collect() })
+}
+
+/// A build under way: when it ends, however that is, whoever follows the history is told.
+struct UnderWay<'a> {
+    running: Option<Running>,
+    daemon: &'a Daemon,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        let job = running.job.clone();
+        drop(running);
+        if !job.build.request().internal {
+            history::ended(self.daemon, &job.id);
+        }
+    }
 }
 
 /// Cache backends are not built yet. A cache never fails a build: each shows as a failed step, and the build goes on.
@@ -84,7 +109,7 @@ fn refuse(daemon: &Daemon, entitlements: &[String]) -> Result<(), Status> {
 }
 
 /// The request in the builder's words.
-fn wanted(request: &SolveRequest) -> Request {
+fn wanted(request: &SolveRequest) -> Result<Request, Status> {
     let mut outputs: Vec<exporters::Request> = Vec::new();
     for exporter in &request.exporters {
         let attributes = exporter.attrs.clone().into_iter().collect();
@@ -95,15 +120,22 @@ fn wanted(request: &SolveRequest) -> Request {
         let attributes = request.exporter_attrs_deprecated.clone().into_iter().collect();
         outputs.push(exporters::Request { kind: request.exporter_deprecated.clone(), attributes });
     }
-    Request {
+    let mut inputs = BTreeMap::new();
+    for (name, definition) in &request.frontend_inputs {
+        inputs.insert(name.clone(), Arc::new(bridge::solve::decode(Some(definition))?));
+    }
+    Ok(Request {
         id: request.r#ref.clone(),
+        frontend: request.frontend.clone(),
+        inputs,
         attributes: request.frontend_attrs.clone().into_iter().collect(),
         outputs,
         cache_from: Vec::new(),
         fail_on_miss: None,
         entitlements: request.entitlements.clone(),
         internal: request.internal,
-    }
+        traceparent: String::new(),
+    })
 }
 
 /// How an output goes to the client.

@@ -45,11 +45,6 @@ impl Log {
         self.0.changed.notify_waiters();
     }
 
-    /// Whether the build is over.
-    pub fn is_closed(&self) -> bool {
-        self.0.lock().closed
-    }
-
     /// What happened after the first `seen` events: waits for something, and is empty at the end.
     pub async fn after(&self, seen: usize) -> Vec<Event> {
         loop {

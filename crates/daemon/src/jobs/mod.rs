@@ -38,7 +38,6 @@ pub struct Job {
     /// Results by the ids that the client knows.
     pub refs: Refs,
     returned: Mutex<Option<oneshot::Sender<Returned>>>,
-    ended: Notify,
 }
 
 impl Job {
@@ -47,14 +46,6 @@ impl Job {
         let sender = self.returned.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sender) = sender {
             let _ = sender.send(returned); // a build that ended already asks no more
-        }
-    }
-
-    /// Ends when the build has.
-    pub async fn over(&self) {
-        let ended = self.ended.notified();
-        if !self.log.is_closed() {
-            ended.await;
         }
     }
 }
@@ -96,7 +87,7 @@ impl Jobs {
         let (send, receive) = oneshot::channel();
         let refs = Refs::new(id);
         let returned = Mutex::new(Some(send));
-        let job = Arc::new(Job { id: id.to_owned(), log, build, refs, returned, ended: Notify::new() });
+        let job = Arc::new(Job { id: id.to_owned(), log, build, refs, returned });
         let mut jobs = self.0.lock();
         if jobs.contains_key(id) {
             return Err(Status::already_exists(format!("there is a build {id} already")));
@@ -156,7 +147,6 @@ impl Drop for Running {
         }
         self.job.refs.clear();
         self.job.log.close();
-        self.job.ended.notify_waiters();
         if let Some(entry) = self.jobs.0.lock().get_mut(&self.job.id) {
             entry.job = None;
         }

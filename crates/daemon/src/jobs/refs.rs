@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use builder::attestations::Making;
 use builder::driver::Held;
 use graph::Graph;
 use tokio::sync::OnceCell;
@@ -13,20 +14,20 @@ use super::Job;
 /// One result.
 #[derive(Clone)]
 pub struct Ref {
-    /// What it is made of.
-    pub graph: Arc<Graph>,
+    /// How it is made.
+    pub making: Making,
     result: Arc<OnceCell<Held>>,
 }
 
 impl Ref {
     /// A result that is not made yet.
-    pub fn new(graph: Arc<Graph>) -> Ref {
-        Ref { graph, result: Arc::default() }
+    pub fn new(making: Making) -> Ref {
+        Ref { making, result: Arc::default() }
     }
 
     /// Makes it, once.
     pub async fn evaluate(&self, job: &Job) -> Result<Held, builder::Error> {
-        self.result.get_or_try_init(|| job.build.evaluate(&self.graph)).await.cloned()
+        self.result.get_or_try_init(|| job.build.evaluate(&self.making.graph)).await.cloned()
     }
 }
 
@@ -47,22 +48,27 @@ impl Refs {
     }
 
     /// Adds a result and gives its id; an empty graph has the empty id.
-    pub fn add(&self, graph: Graph) -> String {
-        if graph.head.is_none() {
+    pub fn add(&self, making: Making) -> String {
+        if making.graph.head.is_none() {
             return String::new();
         }
         let mut known = self.lock();
         let id = format!("{}-{}", self.prefix, known.len());
-        known.insert(id.clone(), Ref::new(Arc::new(graph)));
+        known.insert(id.clone(), Ref::new(making));
         id
     }
 
     /// The result of an id; the empty id is the empty tree.
     pub fn get(&self, id: &str) -> Option<Ref> {
         if id.is_empty() {
-            return Some(Ref::new(Arc::default()));
+            return Some(Ref::new(Making::default()));
         }
         self.lock().get(id).cloned()
+    }
+
+    /// Graphs of all results.
+    pub fn graphs(&self) -> Vec<Arc<Graph>> {
+        self.lock().values().map(|one| one.making.graph.clone()).collect()
     }
 
     /// Lets go of all results.

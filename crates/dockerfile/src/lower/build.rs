@@ -12,7 +12,7 @@ use oci::{ImageConfig, Platform, Reference};
 use super::draft::{Draft, Drafts, Id};
 use super::stages::{self, Base, Stages};
 use super::state::{Naming, State};
-use super::{Fact, Lowered, NamedContext, Need, NoCache, Options, copy, run, settings};
+use super::{Fact, Lowered, NamedContext, Need, NoCache, Options, copy, run, scan, settings};
 use crate::ast::{File, Instruction, Kind, Word};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::parse;
@@ -74,6 +74,8 @@ impl<'a> Lowering<'a> {
             return Err(errors);
         }
         let Some(state) = self.done.remove(&target).filter(|_| self.needs.is_empty()) else { return Ok(None) };
+        let heads = if self.options.scan { self.scanned(target, &state) } else { scan::Heads::new() };
+        let no_cache = state.no_cache || self.done.values().any(|s| s.no_cache && heads.contains_key(&s.naming.id));
         self.finish_context();
         let mut config = state.image;
         for (name, value) in &self.options.labels {
@@ -86,9 +88,33 @@ impl<'a> Lowering<'a> {
         if !platform.os_version.is_empty() {
             config.os_version.clone_from(&platform.os_version);
         }
-        let graph = std::mem::take(&mut self.drafts).finish(state.head, &self.options.filename, &file.text);
-        let graph = graph.map_err(|e| vec![Diagnostic::error(Span::default(), e.to_string())])?;
-        Ok(Some(Lowered { graph, config, base_config: state.base_image }))
+        let drafts = std::mem::take(&mut self.drafts);
+        let finish = |drafts: Drafts, head| {
+            let graph = drafts.finish(head, &self.options.filename, &file.text);
+            graph.map_err(|e| vec![Diagnostic::error(Span::default(), e.to_string())])
+        };
+        let mut scanned = BTreeMap::new();
+        for (name, head) in heads {
+            scanned.insert(name, finish(drafts.clone(), head)?);
+        }
+        let graph = finish(drafts, state.head)?;
+        Ok(Some(Lowered { graph, config, base_config: state.base_image, scanned, no_cache }))
+    }
+
+    /// What is scanned beside the target.
+    fn scanned(&mut self, target: usize, state: &State) -> scan::Heads {
+        let mut heads = scan::Heads::new();
+        let asks = |state: &State, argument| scan::asks(state, &self.stages.globals, argument);
+        for (i, stage) in &self.done {
+            if *i != target && asks(stage, scan::STAGE) {
+                heads.insert(stage.naming.id.clone(), stage.head);
+            }
+        }
+        if asks(state, scan::CONTEXT) {
+            self.take("/");
+            heads.insert("context".to_owned(), Some(self.context()));
+        }
+        heads
     }
 
     fn stage(&mut self, i: usize) -> Result<Option<State>> {

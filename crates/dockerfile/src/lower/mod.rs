@@ -5,6 +5,7 @@ mod build;
 mod copy;
 mod draft;
 mod run;
+mod scan;
 mod settings;
 mod stages;
 mod state;
@@ -104,6 +105,8 @@ pub struct Options {
     pub resolve_mode: String,
     /// SOURCE_DATE_EPOCH in seconds, when given.
     pub epoch: Option<i64>,
+    /// Whether trees that are to be scanned for an SBOM are wanted.
+    pub scan: bool,
 }
 
 impl Options {
@@ -131,6 +134,7 @@ impl Options {
             hostname: String::new(),
             resolve_mode: String::new(),
             epoch: None,
+            scan: false,
         }
     }
 }
@@ -184,6 +188,11 @@ pub struct Lowered {
     pub config: ImageConfig,
     /// The configuration of the target's base image, if it has one.
     pub base_config: Option<ImageConfig>,
+    /// What else is to be scanned for an SBOM, by name: stages and the context that ask for it by the arguments
+    /// `BUILDKIT_SBOM_SCAN_STAGE` and `BUILDKIT_SBOM_SCAN_CONTEXT`. Only with [`Options::scan`].
+    pub scanned: BTreeMap<String, Graph>,
+    /// The target or a scanned stage does not use the cache.
+    pub no_cache: bool,
 }
 
 /// How far lowering came.

@@ -3,17 +3,18 @@
 
 use std::collections::BTreeMap;
 
+use oci::time::duration;
 use serde_json::{Map, Value, json};
 
-use super::Options;
 use super::state::State;
+use super::{Options, scan};
 use crate::ast::{Command, Health, Instruction, Kind, Word};
 use crate::diagnostic::Diagnostic;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
 /// Arguments that steer tools and are no part of a process' environment.
-const NOT_ENVIRONMENT: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+const NOT_ENVIRONMENT: [&str; 2] = [scan::CONTEXT, scan::STAGE];
 
 /// Applies an instruction; `false` when it is none of these.
 pub fn apply(
@@ -236,36 +237,9 @@ fn healthcheck(state: &mut State, health: &Health, instruction: &Instruction) ->
     Ok(())
 }
 
-/// A Go duration in nanoseconds.
-fn duration(text: &str) -> Option<i64> {
-    if text == "0" {
-        return Some(0);
-    }
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
-        let number: f64 = rest[..end].parse().ok()?;
-        rest = &rest[end..];
-        let units = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 6e10), ("h", 3.6e12)];
-        let (unit, factor) = units.into_iter().find(|(unit, _)| rest.starts_with(unit))?;
-        rest = &rest[unit.len()..];
-        total += number * factor;
-    }
-    (!text.is_empty()).then_some(total as i64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_gos() {
-        assert_eq!(duration("1m30s"), Some(90_000_000_000));
-        assert_eq!(duration("1.5ms"), Some(1_500_000));
-        assert_eq!(duration("5"), None);
-        assert_eq!(duration("x"), None);
-    }
 
     #[test]
     fn port_forms() {

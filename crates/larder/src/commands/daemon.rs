@@ -118,7 +118,8 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Re
     let store = open(root)?;
     let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
     let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
-    let engine = Engine::new(store, sandbox, registry);
+    let provenance = config.provenance().map_err(Failure::usage)?;
+    let engine = Engine::with_provenance(store, sandbox, registry, provenance);
     let daemon = Daemon::new(engine.clone(), allowed, labels);
     let collect = !flags.no_gc && worker.gc != Some(false);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -10,7 +10,7 @@ mod write;
 use oci::{Digest, media};
 
 pub use pack::pack;
-pub use tree::{Owners, write_dir, write_tar};
+pub use tree::{Owners, TarWriter, write_dir};
 pub use unpack::{Unpacked, unpack, unpack_archive};
 
 /// How a layer is compressed.

@@ -11,10 +11,45 @@ use crate::canvas::{Attributes, copy_xattrs, set_owner_and_mode, set_time};
 use crate::error::{Doing, Result};
 use crate::view::{Kind, Node, View};
 
-/// Writes the tree as a tar; times later than `clamp` (seconds since 1970) become it.
-pub fn write_tar(view: &View, out: &mut dyn Write, clamp: Option<i64>) -> Result<()> {
-    tar_folder(view, Path::new("/"), b"", out, clamp)?;
-    write::end(out).doing("write the tar of", Path::new("/"))
+/// Writes trees as one flat tar; times later than `clamp` (seconds since 1970) become it.
+pub struct TarWriter<'a> {
+    out: &'a mut dyn Write,
+    clamp: Option<i64>,
+}
+
+impl<'a> TarWriter<'a> {
+    /// A tar that goes to `out`.
+    pub fn new(out: &'a mut dyn Write, clamp: Option<i64>) -> TarWriter<'a> {
+        TarWriter { out, clamp }
+    }
+
+    /// A tree, below `folder` unless that is empty.
+    pub fn tree(&mut self, folder: &str, view: &View) -> Result<()> {
+        let mut below = folder.as_bytes().to_vec();
+        if !below.is_empty() {
+            below.push(b'/');
+            self.made(&below, Type::Dir, 0o755, &[])?;
+        }
+        tar_folder(view, Path::new("/"), &below, self.out, self.clamp)
+    }
+
+    /// A file of bytes that only its owner reads.
+    pub fn file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.made(path.as_bytes(), Type::File, 0o600, bytes)
+    }
+
+    fn made(&mut self, path: &[u8], kind: Type, mode: u32, bytes: &[u8]) -> Result<()> {
+        let (size, mtime) = (bytes.len() as u64, self.clamp.unwrap_or(0));
+        let entry = Entry { path, kind, mode, uid: 0, gid: 0, size, mtime, link: b"", device: (0, 0), xattrs: &[] };
+        let written = write::entry(self.out, &entry).and_then(|()| self.out.write_all(bytes));
+        let written = written.and_then(|()| write::padding(self.out, size));
+        written.doing("write to the tar", Path::new(&*String::from_utf8_lossy(path)))
+    }
+
+    /// Ends the tar.
+    pub fn finish(self) -> Result<()> {
+        write::end(self.out).doing("write the tar of", Path::new("/"))
+    }
 }
 
 fn tar_folder(view: &View, at: &Path, below: &[u8], out: &mut dyn Write, clamp: Option<i64>) -> Result<()> {

@@ -41,7 +41,12 @@ impl Filter {
 
     /// Whether `record` is meant.
     pub fn matches(&self, record: &UsageRecord) -> bool {
-        self.any.is_empty() || self.any.iter().any(|tests| tests.iter().all(|test| test.holds(record)))
+        self.matches_by(&|name| field(record, name))
+    }
+
+    /// Whether something else is meant: `field` gives the text of each of its fields, and whether it is set.
+    pub fn matches_by(&self, field: &dyn Fn(&str) -> (String, bool)) -> bool {
+        self.any.is_empty() || self.any.iter().any(|tests| tests.iter().all(|test| test.holds(field)))
     }
 
     /// Whether it means every record.
@@ -51,8 +56,8 @@ impl Filter {
 }
 
 impl Test {
-    fn holds(&self, record: &UsageRecord) -> bool {
-        let (value, present) = field(record, &self.field);
+    fn holds(&self, field: &dyn Fn(&str) -> (String, bool)) -> bool {
+        let (value, present) = field(&self.field);
         match &self.ask {
             Question::Present => present,
             Question::Is(wanted) => present && value == *wanted || is_flag(&self.field) && wanted == flag(present),

@@ -151,6 +151,8 @@ struct Tally {
     uses: HashMap<Resource, Use>,
     /// Blobs of named images.
     image_blobs: HashSet<Digest>,
+    /// Blobs of kept builds: theirs to keep and to remove.
+    history_blobs: HashSet<Digest>,
     /// Snapshots of named images, with their chains.
     image_snapshots: HashMap<SnapshotId, String>,
     /// Held snapshots with their chains, and everything else that is held.
@@ -186,6 +188,7 @@ impl Tally {
         let blobs = rows.list(&table::BLOBS, &[])?.into_iter().collect();
         let records = rows.list(&table::RECORDS, &[])?.into_iter().collect();
         let volumes = rows.list(&table::VOLUMES, &[])?;
+        let history = rows.list(&table::HISTORY_BLOBS, &[])?;
         Ok(Tally {
             layers,
             blobs,
@@ -194,6 +197,7 @@ impl Tally {
             snapshots,
             uses: uses.into_iter().filter_map(|(key, uses)| Some((Resource::from_key(&key)?, uses))).collect(),
             image_blobs: images.into_iter().flat_map(|(_, image)| image.blobs).collect(),
+            history_blobs: history.into_iter().flat_map(|(_, b)| b.own.into_iter().chain(b.results)).collect(),
             image_snapshots,
             held,
         })
@@ -211,7 +215,7 @@ impl Tally {
             }
         }
         let recent = |created: u64| created >= store.0.opened && clock::now().saturating_sub(created) < YOUNG;
-        let mut taken: HashSet<Digest> = self.image_blobs.clone();
+        let mut taken: HashSet<Digest> = self.image_blobs.union(&self.history_blobs).copied().collect();
         let mut items = Vec::new();
         for (id, row) in &self.snapshots {
             let records = by_snapshot.remove(id).unwrap_or_default();
@@ -283,7 +287,7 @@ impl Tally {
         Item { cost: row.cost, records: vec![id], blobs, ..Item::new(resource, usage) }
     }
 
-    /// Those of `named` that are here and no image's. The bytes of each are added to the first item that has it, so that
+    /// Those of `named` that are here and no image's or kept build's. The bytes of each are added to the first item that has it, so that
     /// a sum over all items counts it once.
     fn own_blobs<'a>(
         &self,
@@ -292,7 +296,7 @@ impl Tally {
         taken: &mut HashSet<Digest>,
     ) -> Vec<Digest> {
         let mut own: Vec<Digest> = Vec::new();
-        for digest in named.filter(|digest| !self.image_blobs.contains(digest)) {
+        for digest in named.filter(|d| !self.image_blobs.contains(d) && !self.history_blobs.contains(d)) {
             if let Some(blob) = self.blobs.get(digest) {
                 usage.size += if taken.insert(*digest) { blob.size } else { 0 };
                 own.push(*digest);

@@ -77,6 +77,11 @@ impl Pinned {
         (self.found.object(self.wanted.keep_git_dir), &self.found.reference)
     }
 
+    /// The commit.
+    pub fn commit(&self) -> &str {
+        self.found.object(false)
+    }
+
     /// The tree. The same commit is checked out once for as long as the store keeps it.
     pub async fn snapshot(&self, work: &Work) -> Result<SnapshotId, Failure> {
         let (wanted, key) = (&self.wanted, self.keys()[0]);

@@ -3,27 +3,7 @@
 
 use std::collections::BTreeMap;
 
-/// Splits one CSV record (RFC 4180) into its fields.
-pub fn fields(text: &str) -> Result<Vec<String>, String> {
-    let mut fields = vec![String::new()];
-    let mut chars = text.chars().peekable();
-    let mut quoted = false;
-    while let Some(c) = chars.next() {
-        let Some(field) = fields.last_mut() else { break };
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
-            }
-            '"' if quoted => quoted = false,
-            '"' if field.is_empty() => quoted = true,
-            '"' => return Err(format!("a quote in the middle of a field in `{text}`")),
-            ',' if !quoted => fields.push(String::new()),
-            c => field.push(c),
-        }
-    }
-    if quoted { Err(format!("a quote is not closed in `{text}`")) } else { Ok(fields) }
-}
+pub use builder::csv::fields;
 
 /// Reads `key=value` fields; keys are lower-cased, a field without `=` is a key with the value `true`.
 pub fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
@@ -58,13 +38,6 @@ pub fn bytes(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fields_with_commas_stand_in_quotes() {
-        assert_eq!(fields(r#"type=image,"name=a,b",push=true"#).unwrap(), ["type=image", "name=a,b", "push=true"]);
-        assert_eq!(fields(r#""a""b""#).unwrap(), [r#"a"b"#]);
-        assert!(fields(r#"a,"b"#).is_err());
-    }
 
     #[test]
     fn sizes() {

@@ -1,6 +1,7 @@
 //! `larder build`: from flags to a request, through the engine in this process, to what is printed and written.
 //! Progress goes to standard error; standard output carries only a result that was asked for.
 
+mod attest;
 mod caches;
 pub mod csv;
 pub mod flags;
@@ -100,6 +101,10 @@ fn metadata(response: &Response) -> serde_json::Value {
             .flatten()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok());
         object.insert(key.clone(), decoded.unwrap_or_else(|| serde_json::Value::String(value.clone())));
+    }
+    for (name, provenance) in &response.provenance {
+        let suffix = if name.is_empty() { String::new() } else { format!("/{name}") };
+        object.insert(format!("buildx.build.provenance{suffix}"), provenance.clone());
     }
     serde_json::Value::Object(object)
 }

@@ -10,7 +10,7 @@ use builder::exporters;
 use graph::git::GitUrl;
 
 use super::flags::Flags;
-use super::{caches, csv};
+use super::{attest, caches, csv};
 use crate::client::content::Folder;
 use crate::client::outputs::Destination;
 use crate::client::secrets::Secret;
@@ -38,10 +38,6 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
     if !flags.cache_to.is_empty() {
         return Err("--cache-to is not built yet: caches stay in the store of this machine".to_owned());
     }
-    let attested = [&flags.provenance, &flags.sbom].into_iter().flatten().any(|v| v != "false");
-    if attested || !flags.attest.is_empty() {
-        return Err("attestations (--attest, --provenance, --sbom) are not built yet".to_owned());
-    }
     let check = match flags.call.as_str() {
         "build" => flags.check,
         "check" | "lint" => true,
@@ -55,6 +51,7 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         return Err("--check of a remote context is not built yet; fetch it first".to_owned());
     }
     let mut attributes = attributes(flags, &dockerfile)?;
+    attributes.extend(attest::attributes(flags)?);
     if let Some(url) = remote {
         attributes.insert("filename".to_owned(), dockerfile.to_string_lossy().into_owned());
         attributes.insert("context".to_owned(), url);
@@ -76,6 +73,9 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
     let request = Request {
         cache_from,
         id: id(),
+        frontend: "dockerfile.v0".to_owned(),
+        inputs: BTreeMap::new(),
+        traceparent: String::new(),
         attributes,
         outputs,
         fail_on_miss: flags.fail_on_miss.clone(),
