@@ -5,6 +5,7 @@ mod auth;
 mod client;
 pub mod docker_config;
 mod download;
+pub mod filter;
 mod push;
 pub mod server;
 

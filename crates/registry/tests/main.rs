@@ -5,6 +5,7 @@
 
 mod collect;
 mod discover;
+mod join;
 mod manage;
 mod pull;
 mod push;

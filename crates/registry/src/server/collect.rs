@@ -46,6 +46,14 @@ pub async fn collect(registry: &Registry, dry: bool) -> io::Result<Collected> {
     let mut done = Collected::default();
     let mut used = HashSet::new();
     for name in contents.repositories().await? {
+        for entry in contents.storage.list(format::all_superseded(&name)).await? {
+            if let Some(digest) = format::parse_dashed(&entry.name)
+                && entry.modified < before
+                && !dry
+            {
+                contents.remove_superseded(&name, &digest).await?;
+            }
+        }
         let unused = unused(contents, &name, before, &mut used, &mut done).await?;
         for digest in unused {
             if dry || unlink(contents, &name, &digest, before).await? {

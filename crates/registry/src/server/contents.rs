@@ -1,11 +1,13 @@
 //! What repositories have: blobs, manifests, tags, referrers. Every change is whole or absent, and there after a power loss.
 //! It does not know who asks. A collector works beside it: what is linked anew is made young first, under [`Contents::link`]'s lock.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::{OwnedMutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::digest::{Algorithm, ContentDigest};
 use super::disk::Entry;
@@ -24,6 +26,8 @@ pub struct Contents {
     pub grace: Duration,
     /// Read by who refers to something, written by who removes something.
     moves: RwLock<()>,
+    /// Tags that somebody changes just now, by key.
+    held: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// A manifest of a repository.
@@ -40,7 +44,7 @@ pub struct Manifest {
 impl Contents {
     /// The contents of a storage.
     pub fn new(storage: Storage, grace: Duration) -> Contents {
-        Contents { storage, grace, moves: RwLock::new(()) }
+        Contents { storage, grace, moves: RwLock::new(()), held: Mutex::default() }
     }
 
     /// While it is held nothing is removed.
@@ -76,6 +80,13 @@ impl Contents {
     pub async fn keep_blob(&self, name: &Repository, digest: &ContentDigest, file: PathBuf) -> io::Result<()> {
         let _link = self.link().await;
         self.storage.keep(file, digest).await?;
+        self.storage.write(format::link(name, digest), Vec::new()).await
+    }
+
+    /// Gives the repository a blob that is in memory. The caller vouches for the digest.
+    pub async fn put_blob(&self, name: &Repository, digest: &ContentDigest, bytes: Vec<u8>) -> io::Result<()> {
+        let _link = self.link().await;
+        self.storage.put(digest, bytes).await?;
         self.storage.write(format::link(name, digest), Vec::new()).await
     }
 
@@ -131,6 +142,24 @@ impl Contents {
         Ok(Some(Manifest { digest, media_type: String::from_utf8_lossy(&kind).into_owned(), bytes }))
     }
 
+    /// Waits until no other request changes one of these tags.
+    pub async fn hold(&self, name: &Repository, tags: &[Tag]) -> Vec<OwnedMutexGuard<()>> {
+        let mut wanted: Vec<_> = tags.iter().map(|tag| format::tag(name, tag)).collect();
+        // In one order for all, so that no two wait for each other.
+        wanted.sort_unstable();
+        wanted.dedup();
+        let locks: Vec<_> = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.retain(|_, lock| Arc::strong_count(lock) > 1);
+            wanted.into_iter().map(|key| held.entry(key).or_default().clone()).collect()
+        };
+        let mut guards = Vec::new();
+        for lock in locks {
+            guards.push(lock.lock_owned().await);
+        }
+        guards
+    }
+
     /// Keeps a manifest and points tags to it, once everything that it names is here. Returns its subject.
     pub async fn put_manifest(
         &self,
@@ -158,7 +187,7 @@ impl Contents {
     }
 
     /// Refuses a manifest that names what the repository does not have.
-    async fn check_parts(&self, name: &Repository, document: &Document) -> Result<(), Refusal> {
+    pub async fn check_parts(&self, name: &Repository, document: &Document) -> Result<(), Refusal> {
         for part in document.parts.iter().filter(|part| part.required) {
             let mut here = None;
             let keys = [format::link(name, &part.digest), format::manifest(name, &part.digest)];
@@ -195,13 +224,34 @@ impl Contents {
     /// Removes a manifest and the tags that point to it; `false` when there is none.
     pub async fn remove_manifest(&self, name: &Repository, digest: &ContentDigest) -> io::Result<bool> {
         let _remove = self.remove().await;
-        let key = format::manifest(name, digest);
-        let Some(kind) = self.storage.read(key.clone()).await? else { return Ok(false) };
+        for tag in self.tags_of(name, digest).await? {
+            self.storage.remove(format::tag(name, &tag)).await?;
+        }
+        self.forget_manifest(name, digest).await
+    }
+
+    /// Removes a manifest that was superseded, unless a tag points to it after all.
+    pub async fn remove_superseded(&self, name: &Repository, digest: &ContentDigest) -> io::Result<bool> {
+        let _remove = self.remove().await;
+        let removed = self.tags_of(name, digest).await?.is_empty() && self.forget_manifest(name, digest).await?;
+        self.storage.remove(format::superseded(name, digest)).await?;
+        Ok(removed)
+    }
+
+    /// The tags that point to a manifest.
+    async fn tags_of(&self, name: &Repository, digest: &ContentDigest) -> io::Result<Vec<Tag>> {
+        let mut found = Vec::new();
         for tag in self.tags(name).await? {
             if self.tagged(name, &tag).await?.as_ref() == Some(digest) {
-                self.storage.remove(format::tag(name, &tag)).await?;
+                found.push(tag);
             }
         }
+        Ok(found)
+    }
+
+    async fn forget_manifest(&self, name: &Repository, digest: &ContentDigest) -> io::Result<bool> {
+        let key = format::manifest(name, digest);
+        let Some(kind) = self.storage.read(key.clone()).await? else { return Ok(false) };
         if let Some(bytes) = self.storage.read(format::blob(digest)).await?
             && let Ok(Document { subject: Some(subject), .. }) = Document::read(&bytes, &String::from_utf8_lossy(&kind))
         {

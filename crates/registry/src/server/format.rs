@@ -10,6 +10,7 @@
 //!   repositories/<name>/_manifests/<algorithm>/<digits>  media type: the repository has this manifest
 //!   repositories/<name>/_tags/<tag>                      digest that the tag points to
 //!   repositories/<name>/_referrers/<subject>/<manifest>  descriptor (JSON) of a manifest with that subject
+//!   repositories/<name>/_superseded/<manifest>           empty: a joined cache that another one has replaced
 //!   uploads/<id>/{repository,data}           uploads that go on, on this disk even if the storage is a bucket
 //!   tmp/<id>                                 files being written; whatever is here at start is left over
 //! ```
@@ -90,6 +91,22 @@ pub fn referrer(name: &Repository, subject: &ContentDigest, manifest: &ContentDi
 /// The folder of [`referrer`].
 pub fn referrers(name: &Repository, subject: &ContentDigest) -> String {
     format!("{REPOSITORIES}/{name}/_referrers/{}", dashed(subject))
+}
+
+/// That a manifest was replaced by one that has everything that it had.
+pub fn superseded(name: &Repository, manifest: &ContentDigest) -> String {
+    format!("{}/{}", all_superseded(name), dashed(manifest))
+}
+
+/// The folder of [`superseded`].
+pub fn all_superseded(name: &Repository) -> String {
+    format!("{REPOSITORIES}/{name}/_superseded")
+}
+
+/// Reads [`dashed`].
+pub fn parse_dashed(text: &str) -> Option<ContentDigest> {
+    let (word, hex) = text.split_once('-')?;
+    ContentDigest::from_parts(Algorithm::parse(word)?, hex)
 }
 
 /// A digest without its colon.

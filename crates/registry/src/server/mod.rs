@@ -13,6 +13,7 @@ mod discover;
 mod disk;
 mod document;
 mod format;
+mod join;
 mod listen;
 mod manage;
 mod name;

@@ -10,7 +10,6 @@ use hyper::body::{Bytes, Incoming};
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::Registry;
 use super::answer::{Answer, With, empty};
 use super::contents::Manifest;
 use super::digest::{Algorithm, ContentDigest};
@@ -19,6 +18,7 @@ use super::name::{Repository, Tag, Target, parse_digest};
 use super::refusal::Refusal;
 use super::service::Ask;
 use super::uploads::Upload;
+use super::{Registry, format, join};
 
 /// Bytes that are gathered before they are written.
 const BATCH: usize = 512 << 10;
@@ -146,8 +146,23 @@ pub async fn manifest(
         Some(stated) => stated,
         None => media_type_of(&bytes)?,
     };
-    let manifest = Manifest { digest: digest.clone(), media_type, bytes };
-    let subject = registry.contents.put_manifest(name, manifest, &tags).await?;
+    let contents = &registry.contents;
+    let _held = contents.hold(name, &tags).await;
+    let mut manifest = Manifest { digest, media_type, bytes };
+    let mut superseded = None;
+    match (ask.query.get("join"), target) {
+        (None, _) => {}
+        (Some("cache"), Target::Tag(tag)) => {
+            let joined = join::join(contents, name, tag, manifest).await?;
+            (manifest, superseded) = (joined.manifest, joined.superseded);
+        }
+        (Some(what), _) => return Err(Refusal::query_invalid(format!("join={what}: a cache is joined at a tag"))),
+    }
+    let digest = manifest.digest.clone();
+    let subject = contents.put_manifest(name, manifest, &tags).await?;
+    if let Some(superseded) = superseded {
+        contents.storage.write(format::superseded(name, &superseded), Vec::new()).await?;
+    }
     let mut answer = empty(StatusCode::CREATED)
         .with("location", &format!("/v2/{name}/manifests/{digest}"))
         .with("docker-content-digest", &digest.to_string());

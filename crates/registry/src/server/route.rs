@@ -22,6 +22,8 @@ pub enum Route {
     Upload(Repository, String),
     /// `/v2/<name>/manifests/<tag-or-digest>`.
     Manifest(Repository, Target),
+    /// `/v2/<name>/_larder/cache/filter/<tag-or-digest>`: an extension.
+    CacheFilter(Repository, Target),
     /// `/v2/<name>/referrers/<digest>`.
     Referrers(Repository, ContentDigest),
 }
@@ -52,6 +54,9 @@ impl Route {
         }
         if let Some(name) = head.strip_suffix("/manifests") {
             return Ok(Route::Manifest(Repository::parse(name)?, Target::parse(last)?));
+        }
+        if let Some(name) = head.strip_suffix("/_larder/cache/filter") {
+            return Ok(Route::CacheFilter(Repository::parse(name)?, Target::parse(last)?));
         }
         if let Some(name) = head.strip_suffix("/referrers") {
             return Ok(Route::Referrers(Repository::parse(name)?, parse_digest(last)?));

@@ -11,7 +11,7 @@ use hyper::{Method, Request, StatusCode};
 use super::answer::{Answer, With, json, refused};
 use super::refusal::Refusal;
 use super::route::{Query, Route};
-use super::{Event, Registry, discover, manage, pull, push};
+use super::{Event, Registry, discover, join, manage, pull, push};
 
 /// A request whose address was read.
 pub struct Ask {
@@ -48,7 +48,8 @@ pub async fn answer(registry: Arc<Registry>, request: Request<Incoming>) -> Resu
             refused(&refusal)
         }
     };
-    let answer = answer.with("docker-distribution-api-version", "registry/2.0");
+    let answer =
+        answer.with("docker-distribution-api-version", "registry/2.0").with("larder-extensions", join::EXTENSIONS);
     Ok(if head { answer.head() } else { answer })
 }
 
@@ -63,6 +64,7 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
         (&Method::GET, Route::Catalog) => discover::catalog(registry, &ask).await,
         (&Method::GET, Route::Tags(name)) => discover::tags(registry, &ask, &name).await,
         (&Method::GET, Route::Referrers(name, subject)) => discover::referrers(registry, &ask, &name, &subject).await,
+        (&Method::GET, Route::CacheFilter(name, target)) => join::filter(registry, &name, &target).await,
         (&Method::GET | &Method::HEAD, Route::Blob(name, digest)) => pull::blob(registry, &ask, &name, &digest).await,
         (&Method::GET | &Method::HEAD, Route::Manifest(name, target)) => {
             pull::manifest(registry, &ask, &name, &target).await
