@@ -1,6 +1,6 @@
 //! What a build may leave on the machine: nothing but what its store remembers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Processes whose command line has `text`.
@@ -27,4 +27,17 @@ pub fn nothing(store: &Path) {
         let left: Vec<_> = std::fs::read_dir(store.join(folder)).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.is_empty(), "{folder} holds {left:?}");
     }
+}
+
+/// Cgroups that a process of this id made.
+pub fn cgroups(pid: u32) -> Vec<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let hierarchies = mounts.lines().filter_map(|line| {
+        let mut words = line.split(' ').skip(1);
+        let (place, kind) = (words.next()?, words.next()?);
+        kind.starts_with("cgroup").then(|| Path::new(place).join("larder"))
+    });
+    let folders = hierarchies.filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().map(|e| e.unwrap().path());
+    let of_it = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&format!("{pid}-")));
+    folders.filter(of_it).collect()
 }

@@ -201,7 +201,7 @@ fn one_id_is_enough_for_what_needs_one() {
     for text in ["FROM base\nCOPY --chown=1000 f /f\n", "FROM base\nUSER 1000\nRUN true\n"] {
         let ran = build(text);
         assert_eq!(ran.code, 1);
-        let says = ran.stderr.lines().last().unwrap_or_default();
+        let says = ran.stderr.lines().find(|l| l.starts_with("error: ")).unwrap_or_default();
         assert!(says.contains("/etc/subuid and /etc/subgid"), "{}", ran.stderr);
     }
 }

@@ -47,7 +47,7 @@ pub struct Blobs<'a>(pub(crate) &'a Store);
 impl Blobs<'_> {
     /// Starts a blob. Dropping the writer without [`BlobWriter::commit`] leaves nothing.
     pub fn writer(&self) -> Result<BlobWriter> {
-        let path = self.temporary();
+        let path = self.0.temporary();
         let file = File::options().write(true).create_new(true).open(&path).doing("make", &path)?;
         Ok(BlobWriter { store: self.0.clone(), file, path, hasher: Hasher::new(), size: 0 })
     }
@@ -67,7 +67,7 @@ impl Blobs<'_> {
     /// allows, else as a copy. Its bytes are read once and must be those of `expected` when that is given.
     pub fn import(&self, path: &Path, expected: Option<Digest>) -> Result<Blob> {
         let mut file = File::open(path).doing("open", path)?;
-        let target = self.temporary();
+        let target = self.0.temporary();
         if fs::hard_link(path, &target).is_err() {
             // Another file system, or one that refuses links to this file: copy.
             let mut writer = self.writer()?;
@@ -167,10 +167,6 @@ impl Blobs<'_> {
         let removed = removed.and_then(|()| remove_file(&self.path(digest)));
         self.0.0.leases.spare(&what);
         removed
-    }
-
-    fn temporary(&self) -> PathBuf {
-        self.0.0.root.join(format::TMP).join(clock::id_text(clock::id()))
     }
 
     /// Moves the finished file at `from` to its name and notes it.

@@ -148,6 +148,11 @@ impl Store {
         Leases(self)
     }
 
+    /// A path in the store that nothing has. What is left there by a killed process goes at the next start.
+    pub fn temporary(&self) -> PathBuf {
+        self.0.root.join(format::TMP).join(clock::id_text(clock::id()))
+    }
+
     /// Writes what is only in memory (times of use) and returns what failed in the background since the last call. For
     /// the end of a build: afterwards nothing is lost by `kill -9`. It does not wait for a disk, unless so much was
     /// written that leaving it would make the next start slow.

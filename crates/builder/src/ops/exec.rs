@@ -9,6 +9,7 @@ use graph::wire::{self, CacheSharing, MountType, NetMode};
 use sandbox::{Host, Limits, Mount, MountKind, Network, Rlimit, Root, Security, Spec, User};
 use store::{Draft, Lease, Resource, Sharing, SnapshotId, Store, Volume, VolumeRequest};
 
+use super::agent::AgentSocket;
 use super::{Doing, Error};
 use crate::session::SshSocket;
 use store::canvas::Canvas;
@@ -32,6 +33,7 @@ struct Held {
     scrap: Vec<Draft>,
     volumes: Vec<Volume>,
     leases: Vec<Lease>,
+    agents: Vec<AgentSocket>,
 }
 
 /// One run.
@@ -155,8 +157,10 @@ impl Exec<'_> {
                 let opt = mount.ssh_opt.as_ref().ok_or_else(|| malformed("an ssh mount without an id"))?;
                 match self.given.agents.get(&opt.id) {
                     Some(Some(agent)) => {
-                        own_socket(&agent.path, opt)?;
-                        MountKind::Bind { source: agent.path.clone(), selector: PathBuf::new() }
+                        let socket = AgentSocket::open(self.store.temporary(), &agent.path, opt)?;
+                        let source = socket.path().to_owned();
+                        held.agents.push(socket);
+                        MountKind::Bind { source, selector: PathBuf::new() }
                     }
                     _ if opt.optional => return Ok(None),
                     _ => return Err(crate::session::Error::NoSshAgent { id: opt.id.clone() }.into()),
@@ -316,12 +320,4 @@ fn limits(r: &wire::LinuxResources) -> Limits {
         cpuset_mems: (!r.cpuset_mems.is_empty()).then(|| r.cpuset_mems.clone()),
         pids: None,
     }
-}
-
-/// The forwarded socket belongs to whom the mount says. Only larder's own sockets are changed, never a user's agent.
-fn own_socket(path: &Path, opt: &wire::SshOpt) -> Result<(), Error> {
-    if (opt.uid, opt.gid) == (0, 0) {
-        return Ok(());
-    }
-    std::os::unix::fs::lchown(path, Some(opt.uid), Some(opt.gid)).doing("give the agent's socket to the user", path)
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use builder::session::{Error, SshSocket};
 
@@ -62,7 +63,10 @@ impl Drop for Running {
 
 async fn start_agent(id: &str, keys: &[PathBuf]) -> Result<SshSocket, Error> {
     let other = |text: String| Error::Other(format!("--ssh {id}: {text}"));
-    let directory = std::env::temp_dir().join(format!("larder-ssh-{}-{id}", std::process::id()));
+    // Steps side by side, or one after the other, have each their own: the end of one never touches another.
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("larder-ssh-{}-{number}", std::process::id()));
     std::fs::create_dir_all(&directory).map_err(|e| other(format!("can't make {}: {e}", directory.display())))?;
     let path = directory.join("agent.sock");
     let mut command = std::process::Command::new("ssh-agent");

@@ -130,9 +130,26 @@ pub fn open(root: &Path) -> Result<store::Store, Failure> {
         );
     }
     let mut waits = |owner: &store::Owner| eprintln!("waiting for {owner}, which has the store {}", root.display());
+    // What steps of a process that was killed left.
+    sandbox::sweep(None);
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let options = store::Options { command, on_wait: Some(&mut waits), give_up: None };
     Ok(store::Store::open(root, options)?)
+}
+
+/// Returns when somebody wants this process to end: Ctrl-C, `kill`, or a terminal that was closed.
+pub async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signals) => drop(signals.recv().await),
+        // Without a handler the signal ends the process by itself.
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
+    }
 }
 
 /// Bytes for people: `12.3MB`.

@@ -18,10 +18,16 @@ pub struct Swept {
     pub processes: usize,
 }
 
-/// The name of this process's groups.
+/// The name of this process's groups: its id, when it started, and the namespace in which both mean something.
 pub fn owner_name() -> String {
     let pid = rustix::process::getpid().as_raw_nonzero().get();
-    format!("{pid}-{}", started(pid).unwrap_or_default())
+    format!("{pid}-{}-{}", started(pid).unwrap_or_default(), namespace().unwrap_or_default())
+}
+
+/// The number of this process's PID namespace.
+fn namespace() -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self/ns/pid").ok().map(|m| m.ino())
 }
 
 /// When a process started, in clock ticks since boot: field 22 of its `stat`.
@@ -34,10 +40,12 @@ fn started(pid: i32) -> Option<u64> {
 
 fn alive(name: &str) -> bool {
     let mut parts = name.split('-');
-    let (pid, start) = (parts.next().and_then(|p| p.parse().ok()), parts.next().and_then(|s| s.parse().ok()));
-    match (pid, start) {
-        (Some(pid), Some(start)) => started(pid) == Some(start),
-        // Not one of ours: hands off.
+    let mut number = || parts.next().and_then(|p| p.parse().ok());
+    match (number(), number(), number()) {
+        (Some(pid), Some(start), Some(place)) if Some(place) == namespace() => {
+            i32::try_from(pid).is_ok_and(|pid| started(pid) == Some(start))
+        }
+        // Not one of ours, or of a container with other process ids: hands off.
         _ => true,
     }
 }
@@ -102,8 +110,10 @@ mod tests {
     fn owners() {
         assert!(alive(&owner_name()));
         assert!(alive(&format!("{}-insecure", owner_name())));
-        assert!(!alive("1-1"), "process 1 of another boot");
-        assert!(!alive("2147480000-5"));
+        let here = namespace().unwrap();
+        assert!(!alive(&format!("1-1-{here}")), "process 1 of another boot");
+        assert!(!alive(&format!("2147480000-5-{here}-insecure")));
+        assert!(alive(&format!("2147480000-5-{}", here + 1)), "of another container");
         assert!(alive("somebody-elses"), "a foreign name is left alone");
     }
 }

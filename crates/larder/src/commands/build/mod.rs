@@ -36,7 +36,7 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = builder::build::build(&engine, session, events, plan.request) => Some(outcome),
-            _ = tokio::signal::ctrl_c() => None,
+            () = super::stopped() => None,
         }
     });
     // Ends what still runs, so that nothing tells of progress any more.
