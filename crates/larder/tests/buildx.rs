@@ -17,7 +17,7 @@ pub struct Daemon<'a> {
 }
 
 impl<'a> Daemon<'a> {
-    fn start(kitchen: &'a Kitchen, client: &'a str) -> Daemon<'a> {
+    pub fn start(kitchen: &'a Kitchen, client: &'a str) -> Daemon<'a> {
         let socket = format!("unix://{}", kitchen.path("larder.sock").display());
         let mut command = kitchen.command(&kitchen.root(), &["daemon", "--addr", &socket]);
         let child = command.stderr(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
@@ -85,7 +85,7 @@ impl Drop for Daemon<'_> {
 }
 
 /// Every client on this machine; says loudly when there is none.
-fn clients() -> Vec<String> {
+pub fn clients() -> Vec<String> {
     let peers = std::env::var("LARDER_PEERS").unwrap_or_else(|_| "/usr/local/lib/larder-peers".to_owned());
     let found: Vec<String> = ["buildx-trixie", "buildx-sid"]
         .iter()

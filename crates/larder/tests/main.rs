@@ -11,6 +11,7 @@ mod causes;
 mod failing;
 mod git;
 mod interrupted;
+mod kept;
 mod killed;
 mod kitchen;
 mod layouts;

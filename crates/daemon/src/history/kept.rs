@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use builder::event::now_micros;
+use builder::event::{now_micros, now_millis};
 use builder::history::Summary;
 use oci::Descriptor;
 use prost::Message;
@@ -12,7 +12,7 @@ use store::{HistoryEntry, Store};
 use tonic::Status;
 
 use super::trace::{self, Traces};
-use super::{TOGETHER, events, failed};
+use super::{TOGETHER, TRACED_AFTER, events, failed};
 use crate::control::status::Translator;
 
 /// Media type of a log: frames of a length (32 bits, little endian) and a `StatusResponse` each.
@@ -20,11 +20,22 @@ const LOG: &str = "application/vnd.buildkit.status.v0";
 /// Media type of a trace: spans as JSON, one after the other.
 const TRACE: &str = "application/vnd.buildkit.otlp.json.v0";
 
-/// A kept build with its log.
-pub fn with_log(store: &Store, entry: HistoryEntry, summary: Summary) -> Result<(HistoryEntry, Summary), Status> {
-    if summary.log.is_some() {
+/// A kept build with its log, and with its trace when its client has had time to send spans.
+pub fn complete(
+    store: &Store,
+    traces: &Traces,
+    entry: HistoryEntry,
+    summary: Summary,
+) -> Result<(HistoryEntry, Summary), Status> {
+    let (entry, summary) = if summary.log.is_some() { (entry, summary) } else { with_log(store, &entry)? };
+    let age = now_millis().saturating_sub(entry.completed);
+    if summary.trace.is_some() || u128::from(age) < TRACED_AFTER.as_millis() {
         return Ok((entry, summary));
     }
+    finish_trace(store, &entry.id, &summary, traces)
+}
+
+fn with_log(store: &Store, entry: &HistoryEntry) -> Result<(HistoryEntry, Summary), Status> {
     let mut blob = store.blobs().writer().map_err(failed)?;
     let mut translator = Translator::default();
     let mut some = Vec::new();
@@ -47,12 +58,17 @@ pub fn with_log(store: &Store, entry: HistoryEntry, summary: Summary) -> Result<
 }
 
 /// Makes and keeps a build's trace: its steps, and what its client has sent.
-pub fn finish_trace(store: &Store, id: &str, summary: &Summary, traces: &Traces) -> Result<(), Status> {
+pub fn finish_trace(
+    store: &Store,
+    id: &str,
+    summary: &Summary,
+    traces: &Traces,
+) -> Result<(HistoryEntry, Summary), Status> {
     let events: Vec<_> = events(store, id)?.collect::<Result<_, _>>()?;
     let text = trace::write(summary, &events, traces, now_micros());
     let blob = store.blobs().put(text.as_bytes()).map_err(failed)?;
     let trace = Descriptor::new(TRACE, blob.digest, blob.size);
-    attach(store, id, trace, |summary, trace| summary.trace = Some(trace)).map(drop)
+    attach(store, id, trace, |summary, trace| summary.trace = Some(trace))
 }
 
 /// Keeps a blob with a build.

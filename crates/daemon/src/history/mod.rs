@@ -85,7 +85,7 @@ pub async fn listen(
     let mut events: Vec<_> = active.iter().map(|job| event(STARTED, going(job))).collect();
     if !request.active_only {
         let known: HashSet<String> = active.iter().map(|job| job.id.clone()).collect();
-        let (store, wanted) = (daemon.engine.store.clone(), wanted.clone());
+        let (store, traces, wanted) = (daemon.engine.store.clone(), daemon.traces.clone(), wanted.clone());
         let kept = move || {
             let mut list = store.history().list().map_err(failed)?;
             list.retain(|entry| wanted(&entry.id) && !known.contains(&entry.id));
@@ -93,7 +93,7 @@ pub async fn listen(
             for entry in list {
                 let summary = record::summary(&entry)?;
                 if filter.matches(&entry, &summary) {
-                    records.push(event(COMPLETE, record::of(&kept::with_log(&store, entry, summary)?)));
+                    records.push(event(COMPLETE, record::of(&kept::complete(&store, &traces, entry, summary)?)));
                 }
                 if limit > 0 && records.len() == limit {
                     break;
@@ -154,11 +154,11 @@ async fn tell_kept(daemon: &Daemon, id: &str) {
     if daemon.feed.0.receiver_count() == 0 {
         return;
     }
-    let (store, id) = (daemon.engine.store.clone(), id.to_owned());
+    let (store, traces, id) = (daemon.engine.store.clone(), daemon.traces.clone(), id.to_owned());
     let record = move || {
         let entry = store.history().get(&id).ok()??;
         let summary = record::summary(&entry).ok()?;
-        Some(record::of(&kept::with_log(&store, entry, summary).ok()?))
+        Some(record::of(&kept::complete(&store, &traces, entry, summary).ok()?))
     };
     if let Ok(Some(record)) = tokio::task::spawn_blocking(record).await {
         daemon.feed.tell(event(COMPLETE, record));
