@@ -20,6 +20,8 @@ impl<'a> Daemon<'a> {
     pub fn start(kitchen: &'a Kitchen, client: &'a str) -> Daemon<'a> {
         let socket = format!("unix://{}", kitchen.path("larder.sock").display());
         let mut command = kitchen.command(&kitchen.root(), &["daemon", "--addr", &socket]);
+        std::fs::create_dir_all(kitchen.path("tmp")).unwrap();
+        command.env("TMPDIR", kitchen.path("tmp"));
         let child = command.stderr(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
         let daemon = Daemon { kitchen, child, client, attests: AtomicBool::new(false) };
         let begun = Instant::now();
@@ -42,7 +44,12 @@ impl<'a> Daemon<'a> {
         self.client.contains("trixie")
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// The daemon's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.client);
         command.args(args).current_dir(self.kitchen.context()).stdin(Stdio::null());
         command.env("BUILDX_CONFIG", self.kitchen.path("buildx")).env("HOME", self.kitchen.path("home"));

@@ -16,6 +16,7 @@ mod killed;
 mod kitchen;
 mod layouts;
 mod leaves;
+mod load;
 mod outputs;
 mod registries;
 mod rootless;
