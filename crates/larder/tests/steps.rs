@@ -127,3 +127,58 @@ fn a_copied_link_keeps_its_name() {
     }
     assert!(!out.join("file").exists());
 }
+
+/// An image of as many layers, as an OCI layout: `base`, then one file `/d/NUMBER` a layer, the last without `/d/3`.
+fn layered(kitchen: &Kitchen, count: usize) -> std::path::PathBuf {
+    let layout = kitchen.path("layered");
+    std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
+    let put = |bytes: &[u8]| {
+        let digest = oci::Digest::of(bytes);
+        std::fs::write(layout.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+        (digest.to_string(), bytes.len())
+    };
+    let mut layers = vec![put(&std::fs::read(kitchen.path("base.tar")).unwrap())];
+    for number in 1..count {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(0);
+        let name = if number + 1 == count { "d/.wh.3".to_owned() } else { format!("d/{number}") };
+        tar.append_data(&mut header, name, std::io::empty()).unwrap();
+        layers.push(put(&tar.into_inner().unwrap()));
+    }
+    let digests: Vec<_> = layers.iter().map(|(digest, _)| digest).collect();
+    let config = serde_json::json!({
+        "architecture": oci::Platform::host().architecture, "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": digests },
+    });
+    let descriptor = |kind: &str, (digest, size): &(String, usize)| serde_json::json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": digest, "size": size });
+    let config = put(config.to_string().as_bytes());
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("config.v1+json", &config),
+        "layers": layers.iter().map(|layer| descriptor("layer.v1.tar", layer)).collect::<Vec<_>>(),
+    });
+    let manifest = put(manifest.to_string().as_bytes());
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [descriptor("manifest.v1+json", &manifest)] });
+    std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+    std::fs::write(layout.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}").unwrap();
+    layout
+}
+
+/// One overlay has 500 layers at most.
+#[test]
+fn an_image_of_more_layers_than_an_overlay_takes() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let layout = layered(&kitchen, 485);
+    kitchen.larder(&["image", "import", "tall", layout.to_str().unwrap()]).ok();
+    kitchen.write(
+        "Dockerfile",
+        "FROM tall\nRUN test $(ls /d | wc -l) = 482 && rm /d/7 /d/470 && echo y > /d/4\nRUN test $(ls /d | wc -l) = 480\n",
+    );
+    let out = kitchen.files(&[]);
+    assert_eq!(std::fs::read_dir(out.join("d")).unwrap().count(), 480);
+    assert_eq!(std::fs::read_to_string(out.join("d/4")).unwrap(), "y\n");
+    assert!(!out.join("d/3").exists() && out.join("d/5").exists());
+    assert_eq!(kitchen.build(&[]).ok().missed(), 0);
+}

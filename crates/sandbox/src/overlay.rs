@@ -2,7 +2,8 @@
 //! is reached only through its descriptor until somebody attaches it, and is gone when the last descriptor closes.
 //!
 //! Limits of the kernel: a value given to `fsconfig` has at most 255 bytes (longer paths go by `/proc/self/fd`), layers
-//! one by one (`lowerdir+`) need Linux 6.7; before that all options share one page of 4096 bytes.
+//! one by one (`lowerdir+`) need Linux 6.7; before that all options share one page of 4096 bytes; an overlay has at most 500
+//! layers, and an overlay may be a layer of another, once.
 
 use std::ffi::CString;
 use std::io;
@@ -12,8 +13,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use crate::kernel::{attr, set_attr};
@@ -22,8 +23,37 @@ use crate::{Error, Root};
 /// Longest value of `fsconfig(FSCONFIG_SET_STRING)`, less its NUL.
 const LONGEST_VALUE: usize = 255;
 
+/// Layers of one overlay: the kernel's limit, or what fits its page of options.
+fn most() -> usize {
+    if before_6_7() { 200 } else { 480 }
+}
+
 /// Mounts `root` detached. `user` chooses overlay's `user.*` extended attributes, for a user namespace.
 pub fn mount(root: &Root, user: bool) -> Result<OwnedFd, Error> {
+    match root.lower.len() {
+        count if count <= most() => mount_one(root, user),
+        count if count < 2 * most() => mount_nested(root, user),
+        count => Err(Error::Spec(format!("{count} layers are too many: this kernel takes {}", 2 * most() - 1))),
+    }
+}
+
+/// The lowest layers as an overlay of their own, which is the lowest layer of the other. Only the lowest may be: a
+/// whiteout of the inner overlay hides nothing beneath it.
+fn mount_nested(root: &Root, user: bool) -> Result<OwnedFd, Error> {
+    // A layer must be mounted in the namespace of whoever mounts the overlay. No store lies there.
+    const PLACE: &str = "/sys";
+    let (above, beneath) = root.lower.split_at(root.lower.len() - most());
+    let inner = mount_one(&Root::read_only(beneath.to_vec()), user)?;
+    let lower = above.iter().cloned().chain([PLACE.into()]).collect();
+    let outer = Root { lower, upper: root.upper.clone() };
+    in_own_namespace(|| {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&inner, c"", CWD, PLACE, flags).map_err(|e| Error::kernel("mount the lowest layers", e))?;
+        mount_one(&outer, user)
+    })
+}
+
+fn mount_one(root: &Root, user: bool) -> Result<OwnedFd, Error> {
     let failed = |e: io::Error| Error::kernel(describe(root), e);
     match (&root.upper, root.lower.as_slice()) {
         (None, []) => Err(Error::Spec("a root without an upper directory needs at least one layer".into())),
@@ -32,7 +62,7 @@ pub fn mount(root: &Root, user: bool) -> Result<OwnedFd, Error> {
             .map_err(failed),
         (Some(upper), []) => clone_tree(CWD, &upper.dir, true).map_err(failed),
         _ => match new_api(root, user) {
-            Err(Failure::NoLowerdirPlus) => old_api(root, user).map_err(failed),
+            Err(Failure::NoLowerdirPlus) => old_api(root, user),
             Err(Failure::Io(e)) => Err(failed(e)),
             Ok(fd) => Ok(fd),
         },
@@ -150,22 +180,30 @@ fn before_6_7() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < (6, 7)
 }
 
-/// Mounts with `mount(2)` in a thread with a mount namespace of its own and takes a detached copy out of it.
-fn old_api(root: &Root, user: bool) -> io::Result<OwnedFd> {
-    let result = std::thread::scope(|scope| scope.spawn(|| mount_aside(root, user)).join());
-    result.unwrap_or_else(|_| Err(io::Error::other("the mounting thread panicked")))
+/// Does `work` in a thread with a mount namespace of its own, which ends with it.
+fn in_own_namespace<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let aside = || {
+        // SAFETY: only this thread's file system context and mount namespace are left; the descriptor table stays shared.
+        unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }
+            .map_err(|e| Error::kernel("make a mount namespace", e))?;
+        crate::kernel::make_private().map_err(|e| Error::kernel("make a private mount namespace", e))?;
+        work()
+    };
+    let panicked = |_| Err(Error::kernel("mount", io::Error::other("the mounting thread panicked")));
+    std::thread::scope(|scope| scope.spawn(aside).join()).unwrap_or_else(panicked)
 }
 
-fn mount_aside(root: &Root, user: bool) -> io::Result<OwnedFd> {
-    use rustix::thread::{UnshareFlags, unshare_unsafe};
-    // SAFETY: only this thread's file system context and mount namespace are left; the descriptor table stays shared.
-    unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS)? };
-    crate::kernel::make_private()?;
-    // Overlay takes layers of the mounter's own namespace only: opened after it's made.
-    let (options, _open) = old_options(root, user)?;
-    // Any directory serves as the place: the namespace is this thread's alone and ends with it.
-    rustix::mount::mount(c"overlay", c"/proc", c"overlay", MountFlags::empty(), Some(options.as_c_str()))?;
-    clone_tree(CWD, c"/proc", true)
+/// Mounts with `mount(2)` in a mount namespace of its own and takes a detached copy out of it.
+fn old_api(root: &Root, user: bool) -> Result<OwnedFd, Error> {
+    let mount = || -> io::Result<OwnedFd> {
+        // Overlay takes layers of the mounter's own namespace only: opened after it's made.
+        let (options, _open) = old_options(root, user)?;
+        // Any directory serves as the place: the namespace is this thread's alone and ends with it.
+        rustix::mount::mount(c"overlay", c"/proc", c"overlay", MountFlags::empty(), Some(options.as_c_str()))?;
+        clone_tree(CWD, c"/proc", true)
+    };
+    in_own_namespace(|| mount().map_err(|e| Error::kernel(describe(root), e)))
 }
 
 /// Options as one string, with descriptors as `/proc/self/fd/N` to keep it short: about 230 layers fit a page.
@@ -186,7 +224,7 @@ fn old_options(root: &Root, user: bool) -> io::Result<(CString, Vec<Value>)> {
         options += ",userxattr";
     }
     if options.len() >= 4096 {
-        let message = format!("{} layers are too many for this kernel: Linux 6.7 takes up to 500", root.lower.len());
+        let message = format!("{} layers are too many for this kernel: Linux 6.7 takes more", root.lower.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     Ok((CString::new(options)?, open))
@@ -255,6 +293,35 @@ mod tests {
             let denied = rustix::fs::openat(&ro, "new", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR).unwrap_err();
             assert_eq!(denied, rustix::io::Errno::ROFS);
         }
+    }
+
+    #[test]
+    fn more_layers_than_one_overlay_takes() {
+        if !is_root("overlays of very many layers") {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut root = layers(dir.path(), 700, false);
+        // Layers from top to bottom: 0 is the topmost; 220 and above lie in the inner overlay.
+        let gone = |at: usize, name: &str| {
+            let place = root.lower[at].join(name);
+            rustix::fs::mknodat(CWD, &place, rustix::fs::FileType::CharacterDevice, Mode::empty(), 0).unwrap();
+        };
+        gone(0, "file1"); // from the top, far beneath
+        gone(100, "file650"); // within the outer one
+        gone(650, "file10"); // within the inner one
+        let fd = mount(&root, false).unwrap();
+        assert_eq!(read(&fd, "same").as_deref(), Some("699"));
+        for (name, there) in
+            [("file0", true), ("file1", false), ("file650", true), ("file10", false), ("file300", true)]
+        {
+            // file650 lies in layer 49, above the whiteout.
+            assert_eq!(read(&fd, name).is_some(), there, "{name}");
+        }
+        drop(fd);
+        root.lower.extend(root.lower.clone());
+        let text = mount(&root, false).unwrap_err().to_string();
+        assert!(text.contains("1400 layers are too many: this kernel takes 959"), "{text}");
     }
 
     #[test]

@@ -35,6 +35,6 @@ pub use lock::Owner;
 pub use meta::{Recovered, SyncPoint};
 pub use open::{Options, Store, sync};
 pub use records::{CacheIndex, MadeOf, NewRecord, Records, Removal, Row as RecordRow, Tombstone};
-pub use snapshots::{Draft, Kind, MAX_LAYERS, SnapshotId, SnapshotInfo, Snapshots};
+pub use snapshots::{Draft, Kind, SnapshotId, SnapshotInfo, Snapshots};
 pub use usage::{Usage, measure};
 pub use volumes::{Sharing, Volume, VolumeInfo, VolumeRequest, Volumes};

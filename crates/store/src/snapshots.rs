@@ -12,10 +12,6 @@ use crate::meta::{Batch, Key};
 use crate::records::{Removal, bury};
 use crate::{Resource, Store, clock, trash, usage};
 
-/// Overlay takes no more lower layers than this at once (the kernel's limit is 500); a chain that is longer must be
-/// flattened by whoever builds on it: see [`SnapshotInfo::depth`].
-pub const MAX_LAYERS: u32 = 480;
-
 /// A snapshot's name: short, unique in its store, and rising with time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SnapshotId(u64);
