@@ -21,6 +21,8 @@ pub struct Config {
     pub grpc: Grpc,
     /// Registries by host.
     pub registry: BTreeMap<String, Registry>,
+    /// Larder's own: directories of clients.
+    pub context: Context,
     /// Workers; larder reads `oci` and, if that is absent, `containerd`.
     pub worker: BTreeMap<String, Worker>,
 }
@@ -31,6 +33,25 @@ pub struct Config {
 pub struct Grpc {
     /// `unix:///path` or `tcp://host:port`.
     pub address: Vec<String>,
+}
+
+/// `[context]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Context {
+    /// When a client's file counts as unchanged since its last build.
+    pub verify: Verify,
+}
+
+/// How a file of a client is known to be unchanged.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// By size, time, mode and owner, and by content where it may have changed within the clock's step.
+    #[default]
+    Stat,
+    /// By content, always: every file is sent again and compared.
+    Content,
 }
 
 /// `[registry."host"]`
@@ -73,8 +94,17 @@ impl Config {
 
     fn parse(text: &str) -> Result<(Config, Vec<String>), String> {
         let table: toml::Table = text.parse().map_err(|e: toml::de::Error| e.to_string())?;
-        let known =
-            ["provenanceEnvDir", "root", "insecure-entitlements", "grpc", "registry", "worker", "debug", "trace"];
+        let known = [
+            "provenanceEnvDir",
+            "root",
+            "insecure-entitlements",
+            "grpc",
+            "registry",
+            "context",
+            "worker",
+            "debug",
+            "trace",
+        ];
         let unknown = table.keys().filter(|key| !known.contains(&key.as_str())).cloned().collect();
         let config = Config::deserialize(toml::Value::Table(table)).map_err(|e| e.to_string())?;
         Ok((config, unknown))
@@ -138,6 +168,8 @@ mod tests {
               mirrors = ["127.0.0.1:5000"]
             [registry."127.0.0.1:5000"]
               http = true
+            [context]
+              verify = "content"
             [otel]
               socketPath = "/x"
         "#;
@@ -147,6 +179,8 @@ mod tests {
         assert_eq!((config.oci().gc, config.oci().labels["a"].as_str()), (Some(false), "b"));
         assert_eq!(config.insecure_entitlements, ["network.host"]);
         assert_eq!(unknown, ["otel"]);
+        assert_eq!((config.context.verify, Context::default().verify), (Verify::Content, Verify::Stat));
         assert!(Config::parse("root = 3").is_err());
+        assert!(Config::parse("[context]\nverify = \"size\"").is_err());
     }
 }

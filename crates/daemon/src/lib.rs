@@ -51,6 +51,11 @@ impl Daemon {
         Daemon { engine, sessions, jobs, traces, feed, worker, allowed, labels }
     }
 
+    /// Asks clients for files that look unchanged as well, and compares them (`[context] verify = "content"`).
+    pub fn verifying(self, verify: bool) -> Daemon {
+        Daemon { sessions: session::Sessions::new(verify), ..self }
+    }
+
     /// Looks after the store in the background until the runtime ends.
     pub fn collect(&self) {
         tokio::spawn(collector::run(self.engine.clone(), self.jobs.clone()));

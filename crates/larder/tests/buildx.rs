@@ -18,10 +18,18 @@ pub struct Daemon<'a> {
 
 impl<'a> Daemon<'a> {
     pub fn start(kitchen: &'a Kitchen, client: &'a str) -> Daemon<'a> {
+        Daemon::configured(kitchen, client, None)
+    }
+
+    fn configured(kitchen: &'a Kitchen, client: &'a str, config: Option<&str>) -> Daemon<'a> {
         let socket = format!("unix://{}", kitchen.path("larder.sock").display());
         let mut command = kitchen.command(&kitchen.root(), &["daemon", "--addr", &socket]);
         std::fs::create_dir_all(kitchen.path("tmp")).unwrap();
         command.env("TMPDIR", kitchen.path("tmp"));
+        if let Some(config) = config {
+            std::fs::write(kitchen.path("larder.toml"), config).unwrap();
+            command.arg("--config").arg(kitchen.path("larder.toml"));
+        }
         let child = command.stderr(Stdio::null()).stdin(Stdio::null()).spawn().unwrap();
         let daemon = Daemon { kitchen, child, client, attests: AtomicBool::new(false) };
         let begun = Instant::now();
@@ -106,9 +114,13 @@ pub fn clients() -> Vec<String> {
 }
 
 pub fn each(test: impl Fn(&Kitchen, &Daemon<'_>)) {
+    each_configured(None, test);
+}
+
+fn each_configured(config: Option<&str>, test: impl Fn(&Kitchen, &Daemon<'_>)) {
     for client in clients() {
         let Some(kitchen) = Kitchen::new() else { return };
-        let daemon = Daemon::start(&kitchen, &client);
+        let daemon = Daemon::configured(&kitchen, &client, config);
         test(&kitchen, &daemon);
     }
 }
@@ -269,6 +281,69 @@ fn a_file_that_changed_within_its_own_time_is_not_stale() {
         let out = kitchen.path("out");
         daemon.build(&["-o", &format!("type=local,dest={}", out.display())]).ok();
         assert_eq!(std::fs::read_to_string(out.join("a")).unwrap(), "other");
+    });
+}
+
+/// `[context] verify = "content"`: a file that was changed behind size and time is found, and an unchanged one stays.
+#[test]
+fn verified_content_is_never_stale() {
+    each_configured(Some("[context]\nverify = \"content\"\n"), |kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM scratch\nCOPY a b /\n");
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        let out = kitchen.path("out");
+        for text in ["first", "other", "other", "third"] {
+            for (name, text) in [("a", text), ("b", "same")] {
+                kitchen.write(name, text);
+                let file = std::fs::File::options().write(true).open(kitchen.context().join(name)).unwrap();
+                file.set_modified(long_ago).unwrap();
+            }
+            daemon.build(&["-o", &format!("type=local,dest={}", out.display())]).ok();
+            assert_eq!(std::fs::read_to_string(out.join("a")).unwrap(), text);
+            assert_eq!(std::fs::read_to_string(out.join("b")).unwrap(), "same");
+        }
+    });
+}
+
+/// What a mirror keeps between builds follows the client: kinds, links, modes, attributes, and what is gone.
+#[test]
+fn a_directory_that_changes_its_shape_is_what_it_is() {
+    each(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM scratch\nCOPY d /d\n");
+        let at = |name: &str| kitchen.context().join(name);
+        let out = kitchen.path("out");
+        let changes: [(&str, &dyn Fn()); 7] = [
+            ("files and links", &|| {
+                (0..70).for_each(|i| kitchen.write(&format!("d/{}/f{i}", i % 7), &format!("file {i}")));
+                std::os::unix::fs::symlink("f1", at("d/1/l")).unwrap();
+                std::fs::hard_link(at("d/1/f1"), at("d/2/hard")).unwrap();
+            }),
+            ("nothing", &|| {}),
+            ("a file becomes a folder", &|| {
+                std::fs::remove_file(at("d/3/f3")).unwrap();
+                kitchen.write("d/3/f3/in", "it");
+            }),
+            ("a folder becomes a file", &|| {
+                std::fs::remove_dir_all(at("d/4")).unwrap();
+                kitchen.write("d/4", "flat");
+            }),
+            ("a link leads elsewhere", &|| {
+                std::fs::remove_file(at("d/1/l")).unwrap();
+                std::os::unix::fs::symlink("f8", at("d/1/l")).unwrap();
+            }),
+            ("the linked file changes", &|| kitchen.write("d/1/f1", "both names")),
+            ("a folder and a file are gone", &|| {
+                std::fs::remove_dir_all(at("d/5")).unwrap();
+                std::fs::remove_file(at("d/6/f6")).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            change();
+            let _ = std::fs::remove_dir_all(&out);
+            daemon.build(&["-o", &format!("type=local,dest={}", out.display())]).ok();
+            let same = Command::new("diff").args(["-r", "--no-dereference"]).arg(at("d")).arg(out.join("d")).output();
+            let same = same.unwrap();
+            assert!(same.status.success(), "{what}: {}", String::from_utf8_lossy(&same.stdout));
+        }
     });
 }
 

@@ -153,3 +153,58 @@ fn with_and_without_the_cache_it_is_the_same() {
         assert_eq!(cached, digest(&["--no-cache"]), "without the cache, {round}");
     }
 }
+
+/// Files that did not change are linked from the earlier layer: the layer is what it would be if all were copied.
+#[test]
+fn a_changed_file_among_many_gives_what_a_whole_copy_gives() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nCOPY --chown=5:6 src /w\nCOPY src/d1/f1 /w/d2/f2\n");
+    let inode = |id: &str| {
+        use std::os::unix::fs::MetadataExt;
+        let layers = std::fs::read_dir(kitchen.root().join("snapshots")).unwrap().map(|e| e.unwrap().path().join(id));
+        layers.filter_map(|path| std::fs::metadata(path).ok()).map(|data| data.ino()).collect::<Vec<_>>()
+    };
+    (0..200).for_each(|i| kitchen.write(&format!("src/d{}/f{i}", i % 20), &format!("file {i}")));
+    // A file that was just written may change unseen, and is always read.
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    let archive = |args: &[&str]| {
+        let file = kitchen.path("image.tar");
+        let output = format!("type=oci,dest={}", file.display());
+        kitchen.build(&[&["-o", &output, "--build-arg", "SOURCE_DATE_EPOCH=1000000000"], args].concat()).ok();
+        let list = std::process::Command::new("tar").arg("-tf").arg(&file).output().unwrap();
+        String::from_utf8(list.stdout).unwrap()
+    };
+    archive(&[]);
+    for (round, text) in ["one", "two", "one", "longer than before"].into_iter().enumerate() {
+        kitchen.write("src/d1/f1", text);
+        let linked = archive(&[]);
+        assert_eq!(kitchen.cause("COPY --chown"), "FilesChanged");
+        let copies = inode("w/d7/f7");
+        assert!(copies.len() == round + 2 && copies.windows(2).all(|two| two[0] == two[1]), "linked: {copies:?}");
+        // Another store has nothing to link from: names of blobs are digests.
+        let elsewhere = kitchen.root().with_extension(round.to_string());
+        std::fs::rename(kitchen.root(), kitchen.path("aside")).unwrap();
+        let base = testkit::base::tar(&kitchen.path("")).unwrap();
+        kitchen.larder(&["image", "import", "base", base.to_str().unwrap()]).ok();
+        assert_eq!(archive(&[]), linked, "{text}");
+        std::fs::rename(kitchen.root(), elsewhere).unwrap();
+        std::fs::rename(kitchen.path("aside"), kitchen.root()).unwrap();
+    }
+}
+
+/// A copy that another step of the same layer wrote over is never linked.
+#[test]
+fn what_was_written_over_a_copy_is_not_taken_for_it() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM scratch\nCOPY a/f b/f /d/\n");
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    for (name, text) in [("a/f", "from a"), ("b/f", "from b"), ("c", "x")] {
+        kitchen.write(name, text);
+        std::fs::File::options().write(true).open(kitchen.context().join(name)).unwrap().set_modified(time).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(60));
+    let read = |out: std::path::PathBuf| std::fs::read_to_string(out.join("d/f")).unwrap();
+    assert_eq!(read(kitchen.files(&[])), "from b");
+    kitchen.write("Dockerfile", "FROM scratch\nCOPY a/f c /d/\n");
+    assert_eq!(read(kitchen.files(&[])), "from a");
+}

@@ -332,7 +332,7 @@ async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
     for (i, live) in lives.iter().enumerate() {
         let built_on = op.actions.iter().any(|a| a.input == i as i64);
         let tree = match live {
-            Live::Local(tree) if !built_on => Err((tree.scanned.view(), tree.linkable)),
+            Live::Local(tree) if !built_on => Err((tree.scanned.clone(), tree.linkable)),
             live => Ok(live.snapshot(work).await?),
         };
         inputs.push(tree);
@@ -341,13 +341,15 @@ async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
     blocking("changed files", move || {
         let Some(Kind::File(op)) = vertex.kind() else { return Ok(Vec::new()) };
         let store = &work.engine.store;
-        let view = |input: Result<Option<SnapshotId>, _>| -> Result<ops::file::Input, ops::Error> {
+        let view = |input: Result<_, (Arc<store::tree::Tree>, _)>| -> Result<ops::file::Input, ops::Error> {
             Ok(match input {
-                Err((view, link)) => ops::file::Input { snapshot: None, view, link },
-                Ok(None) => ops::file::Input { snapshot: None, view: store::view::View::empty(), link: false },
+                Err((tree, link)) => ops::file::Input { snapshot: None, view: tree.view(), link, tree: Some(tree) },
+                Ok(None) => {
+                    ops::file::Input { snapshot: None, view: store::view::View::empty(), link: false, tree: None }
+                }
                 Ok(Some(id)) => {
                     let view = store::view::View::of_layers(store.snapshots().layers(id)?);
-                    ops::file::Input { snapshot: Some(id), view, link: true }
+                    ops::file::Input { snapshot: Some(id), view, link: true, tree: None }
                 }
             })
         };

@@ -2,13 +2,14 @@
 //! patterns, merging of directories. Files are collected first and then copied on all cores; what lies in the store
 //! already is linked instead. It reads the source and never changes it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use graph::pattern::{self, Patterns};
 use rustix::fs::Timespec;
+use store::tree::{Copied, Copies, Look};
 use store::view::{Kind, Node, View};
 
 use super::{Doing, Error};
@@ -37,6 +38,9 @@ pub struct Rules {
     pub link: bool,
 }
 
+/// Files that one thread takes at a time: neighbours lie in one folder, which takes one new entry at a time.
+const STRETCH: usize = 64;
+
 /// A file that is to be copied.
 struct File {
     node: Node,
@@ -46,13 +50,21 @@ struct File {
     link: bool,
 }
 
+/// Copies of a client's files in a layer, by their path there (without a leading `/`).
+pub type Notes = HashMap<PathBuf, Copied>;
+
 /// Copies into one canvas; files are only collected until [`Copier::finish`].
 pub struct Copier<'a> {
     source: &'a View,
     canvas: &'a mut Canvas,
     rules: &'a Rules,
+    /// Copies of the source's files in earlier layers.
+    earlier: Option<Look>,
+    notes: Notes,
     files: Vec<File>,
     planned: HashSet<PathBuf>,
+    /// Directories made by this copier: nothing is in them but what is planned.
+    made: HashSet<PathBuf>,
     /// Directories on the way down whose making waits for something in them that is included.
     waiting: Vec<(Node, PathBuf, bool)>,
 }
@@ -60,7 +72,22 @@ pub struct Copier<'a> {
 impl<'a> Copier<'a> {
     /// Onto `canvas` from `source`.
     pub fn new(source: &'a View, canvas: &'a mut Canvas, rules: &'a Rules) -> Copier<'a> {
-        Copier { source, canvas, rules, files: Vec::new(), planned: HashSet::new(), waiting: Vec::new() }
+        Copier {
+            source,
+            canvas,
+            rules,
+            earlier: None,
+            notes: Notes::new(),
+            files: Vec::new(),
+            planned: HashSet::new(),
+            made: HashSet::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Files of the source that did not change are linked from `copies`. `notes` is what the layer holds of them already.
+    pub fn with_copies(self, copies: Option<&Copies>, notes: Notes) -> Copier<'a> {
+        Copier { earlier: copies.map(Copies::look), notes, ..self }
     }
 
     /// Copies `from` to `to`; a `to` that ends with `/` is a directory.
@@ -153,6 +180,7 @@ impl<'a> Copier<'a> {
         match self.canvas.look(to)? {
             None => {
                 self.canvas.make_dir(to, &attributes)?;
+                self.made.insert(to.to_owned());
                 Ok(copy_xattrs(node, &self.canvas.place(to))?)
             }
             Some(old) if old.kind != Kind::Dir => Err(Error::NotADirectory { path: to.to_owned() }),
@@ -170,20 +198,25 @@ impl<'a> Copier<'a> {
             return Ok(());
         }
         match self.canvas.look(to)? {
-            Some(old) if !(is_dir && old.kind == Kind::Dir) => Ok(self.canvas.remove(to)?),
+            Some(old) if !(is_dir && old.kind == Kind::Dir) => {
+                let gone = to.strip_prefix("/").unwrap_or(to);
+                self.notes.retain(|path, _| !path.starts_with(gone));
+                Ok(self.canvas.remove(to)?)
+            }
             _ => Ok(()),
         }
     }
 
     fn file(&mut self, node: Node, to: &Path) -> Result<(), Error> {
-        if self.canvas.look(to)?.is_some_and(|old| old.kind == Kind::Dir) {
+        let free = to.parent().is_some_and(|parent| self.made.contains(parent)) && !self.planned.contains(to);
+        if !free && self.canvas.look(to)?.is_some_and(|old| old.kind == Kind::Dir) {
             return Err(Error::IsADirectory { path: to.to_owned() });
         }
         if !self.planned.insert(to.to_owned()) {
             // A later source of the same name wins: what was collected goes first.
             self.write_files()?;
         }
-        let place = self.canvas.make_room(to)?;
+        let place = if free { self.canvas.place(to) } else { self.canvas.make_room(to)? };
         let attributes = self.attributes(&node);
         let link = self.rules.link && node.kind == Kind::File && same(&attributes, &Attributes::of(&node));
         self.files.push(File { node, to: place, path: to.to_owned(), attributes, link });
@@ -200,31 +233,47 @@ impl<'a> Copier<'a> {
         attributes
     }
 
-    /// Copies what was collected.
-    pub fn finish(mut self) -> Result<(), Error> {
-        self.write_files()
+    /// Copies what was collected; returns what the layer holds now of the source's files.
+    pub fn finish(mut self) -> Result<Notes, Error> {
+        self.write_files()?;
+        Ok(self.notes)
     }
 
     fn write_files(&mut self) -> Result<(), Error> {
         let files = std::mem::take(&mut self.files);
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(64));
-        if threads <= 1 {
-            return files.iter().try_for_each(write);
-        }
+        let earlier = self.earlier.as_ref();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(STRETCH));
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let work = || -> Result<(), Error> {
-            while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if failed.load(Ordering::Relaxed) {
-                    return Ok(());
+        let work = || -> Result<Vec<(usize, Copied)>, Error> {
+            let mut copied = Vec::new();
+            loop {
+                let first = next.fetch_add(STRETCH, Ordering::Relaxed);
+                let Some(stretch) = files.get(first..files.len().min(first + STRETCH)) else { return Ok(copied) };
+                if stretch.is_empty() || failed.load(Ordering::Relaxed) {
+                    return Ok(copied);
                 }
-                write(file).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+                for (i, file) in stretch.iter().enumerate() {
+                    let written = write(file, earlier).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+                    copied.extend(written.map(|what| (first + i, what)));
+                }
             }
-            Ok(())
         };
-        std::thread::scope(|scope| {
-            let running: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-            running.into_iter().try_for_each(|thread| thread.join().unwrap_or(Err(Error::Cancelled)))
-        })
+        let parts: Vec<Result<Vec<_>, Error>> = std::thread::scope(|scope| {
+            let helping: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let others = helping.into_iter().map(|thread| thread.join().unwrap_or(Err(Error::Cancelled)));
+            std::iter::once(own).chain(others).collect()
+        });
+        let in_layer = |file: &File| file.path.strip_prefix("/").unwrap_or(&file.path).to_owned();
+        if !self.notes.is_empty() {
+            files.iter().for_each(|file| {
+                self.notes.remove(&in_layer(file));
+            });
+        }
+        for part in parts {
+            self.notes.extend(part?.into_iter().map(|(i, copied)| (in_layer(&files[i]), copied)));
+        }
+        Ok(())
     }
 }
 
@@ -232,36 +281,46 @@ fn same(a: &Attributes, b: &Attributes) -> bool {
     (a.mode, a.uid, a.gid, a.time) == (b.mode, b.uid, b.gid, b.time)
 }
 
-/// Writes one entry that is no directory.
-fn write(file: &File) -> Result<(), Error> {
+/// Writes one entry that is no directory; returns what may be noted of it.
+fn write(file: &File, earlier: Option<&Look>) -> Result<Option<Copied>, Error> {
     let File { node, to, path, attributes, link } = file;
+    let mut copied = None;
     match node.kind {
         Kind::File => {
             if *link && std::fs::hard_link(&node.source, to).is_ok() {
-                return Ok(());
+                return Ok(None);
             }
-            copy_bytes(&node.source, to).doing("copy", path)?;
+            let wanted = earlier.map(|look| Ok((look, look.wanted(&node.source, attributes)?)));
+            let wanted = wanted.transpose().map_err(|error: store::Error| Error::from(error))?;
+            if let Some((look, wanted)) = wanted
+                && look.link(&wanted, to)
+            {
+                return Ok(Some(wanted));
+            }
+            let read = copy_bytes(&node.source, to).doing("copy", path)?;
+            copied = wanted.filter(|(look, wanted)| look.stayed(wanted, &read)).map(|(_, wanted)| wanted);
         }
         Kind::Link => std::os::unix::fs::symlink(&node.link, to).doing("make the symlink", path)?,
         // A socket can't be in an image.
-        Kind::Socket => return Ok(()),
+        Kind::Socket => return Ok(None),
         Kind::Dir => return Err(Error::IsADirectory { path: path.clone() }),
         Kind::Char | Kind::Block | Kind::Fifo => canvas::make_node(node, to).doing("make the device", path)?,
     }
     set_owner_and_mode(to, attributes).doing("set owner and mode of", path)?;
     copy_xattrs(node, to)?;
-    set_time(to, attributes.time).doing("set the time of", path)
+    set_time(to, attributes.time).doing("set the time of", path)?;
+    Ok(copied)
 }
 
-/// Copies the bytes: shared with the source where the file system can, inside the kernel otherwise.
-fn copy_bytes(from: &Path, to: &Path) -> io::Result<()> {
+/// Copies the bytes: shared with the source where the file system can, inside the kernel otherwise. Returns what was read.
+fn copy_bytes(from: &Path, to: &Path) -> io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut source = std::fs::File::open(from)?;
     let mut target = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-    if rustix::fs::ioctl_ficlone(&target, &source).is_ok() {
-        return Ok(());
+    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+        io::copy(&mut source, &mut target)?;
     }
-    io::copy(&mut source, &mut target).map(drop)
+    Ok(source)
 }
 
 /// Paths that a source with wildcards stands for; a source without any stands for itself.

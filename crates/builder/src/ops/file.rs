@@ -3,13 +3,15 @@
 //! It never runs anything.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use graph::pattern::Patterns;
 use graph::wire::{self, file_action::Action, user_opt};
+use store::tree::Tree;
 use store::view::{Kind, View};
 use store::{Draft, SnapshotId, Store};
 
-use super::copy::{self, Copier, Rules};
+use super::copy::{self, Copier, Notes, Rules};
 use super::mode::ModeChange;
 use super::{Doing, Error};
 use store::canvas::{Attributes, Canvas, set_owner_and_mode, set_time};
@@ -23,12 +25,16 @@ pub struct Input {
     pub view: View,
     /// Files of it may be linked: they lie in the store and never change.
     pub link: bool,
+    /// The client's directory that it is, if it is one: copies of its files in earlier layers are linked.
+    pub tree: Option<Arc<Tree>>,
 }
 
 /// A layer that is being changed by one action after another.
 struct Layer {
     draft: Draft,
     canvas: Canvas,
+    /// The client's directory that was copied from last, and what the layer holds of its files.
+    copied: Option<(Arc<Tree>, Notes)>,
 }
 
 /// What an action gave.
@@ -87,6 +93,10 @@ impl Work<'_> {
     fn act(&mut self, action: &wire::FileAction, shared: bool, name: &str) -> Result<State, Error> {
         let mut layer = self.base(action.input, shared, name)?;
         let kind = action.action.as_ref().ok_or_else(|| malformed("an action of a kind that larder does not know"))?;
+        if !matches!(kind, Action::Copy(_)) {
+            // It may change what was copied.
+            layer.copied = None;
+        }
         match kind {
             Action::Copy(copy) => self.copy(copy, action.secondary_input, &mut layer, name)?,
             Action::MkFile(file) => self.make_file(file, &mut layer)?,
@@ -115,7 +125,7 @@ impl Work<'_> {
         let mut draft = self.store.snapshots().begin(parent)?;
         draft.describe(store::Kind::Regular, name);
         let canvas = Canvas::new(&draft)?;
-        Ok(Layer { draft, canvas })
+        Ok(Layer { draft, canvas, copied: None })
     }
 
     /// Commits what an action gave.
@@ -125,9 +135,14 @@ impl Work<'_> {
             State::Open(mut layer) => {
                 layer.canvas.finish()?;
                 layer.draft.describe(store::Kind::Regular, name);
-                let made = Some(layer.draft.commit()?);
-                self.states[action] = State::Closed(made);
-                Ok(made)
+                let made = layer.draft.commit()?;
+                if let Some((tree, notes)) = layer.copied
+                    && let Some(copies) = tree.copies()
+                {
+                    copies.note(made, notes)?;
+                }
+                self.states[action] = State::Closed(Some(made));
+                Ok(Some(made))
             }
             State::Closed(made) => {
                 self.states[action] = State::Closed(made);
@@ -157,8 +172,17 @@ impl Work<'_> {
         Ok((View::of_layers(self.store.snapshots().layers(snapshot)?), true))
     }
 
+    /// The client's directory that an input is.
+    fn tree(&self, index: i64) -> Option<Arc<Tree>> {
+        usize::try_from(index).ok().and_then(|i| self.inputs.get(i)?.tree.clone())
+    }
+
     fn copy(&mut self, action: &wire::FileActionCopy, from: i64, layer: &mut Layer, name: &str) -> Result<(), Error> {
         let (source, link) = self.look(from, name)?;
+        let tree = self.tree(from);
+        // Notes are of one directory's files only.
+        let same = |(of, _): &(Arc<Tree>, Notes)| tree.as_ref().is_some_and(|tree| Arc::ptr_eq(of, tree));
+        let mut notes = layer.copied.take().filter(same).map(|(_, notes)| notes).unwrap_or_default();
         let rules = Rules {
             owner: self.owner(action.owner.as_ref(), name)?,
             mode: mode_of(action)?,
@@ -186,12 +210,15 @@ impl Work<'_> {
         }
         for path in sources {
             if action.attempt_unpack_docker_compatibility && self.unpack(&source, &path, &to, layer, &rules)? {
+                notes.clear();
                 continue;
             }
-            let mut copier = Copier::new(&source, &mut layer.canvas, &rules);
+            let copies = tree.as_ref().and_then(|tree| tree.copies());
+            let mut copier = Copier::new(&source, &mut layer.canvas, &rules).with_copies(copies, notes);
             copier.copy(&path, &to)?;
-            copier.finish()?;
+            notes = copier.finish()?;
         }
+        layer.copied = tree.map(|tree| (tree, notes));
         if (self.cancelled)() { Err(Error::Cancelled) } else { Ok(()) }
     }
 

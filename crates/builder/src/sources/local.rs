@@ -9,7 +9,7 @@ use store::{Resource, SnapshotId};
 use tokio::sync::OnceCell;
 
 use crate::event::What;
-use crate::ops::copy::{Copier, Rules};
+use crate::ops::copy::{Copier, Notes, Rules};
 use crate::ops::mode::ModeChange;
 use crate::session::Filter;
 use crate::{Error, Work, blocking, ops, sources};
@@ -93,9 +93,13 @@ fn copy_in(store: &store::Store, scanned: &store::tree::Tree, name: &str) -> Res
         replace: false,
         link: false,
     };
-    let mut copier = Copier::new(&view, &mut canvas, &rules);
+    let mut copier = Copier::new(&view, &mut canvas, &rules).with_copies(scanned.copies(), Notes::new());
     copier.copy(Path::new("/"), "/")?;
-    copier.finish()?;
+    let notes = copier.finish()?;
     canvas.finish()?;
-    Ok(draft.commit()?)
+    let made = draft.commit()?;
+    if let Some(copies) = scanned.copies() {
+        copies.note(made, notes)?;
+    }
+    Ok(made)
 }

@@ -1,6 +1,7 @@
 //! A client's directory on this disk: kept between builds, so that a sync brings only what changed (fsutil's receiver).
 //! A match by size and time is never trusted for a file that may have changed since it was read (git's racy entries).
 
+mod content;
 mod receive;
 
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use builder::session::{Directory, Error, Filter, MIRRORS};
+use futures_util::StreamExt;
 use oci::Digest;
 use proto::files::Packet;
 use proto::filesync::file_sync_client::FileSyncClient;
@@ -18,10 +20,12 @@ use tonic::Request;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
 
 use super::{Client, MESSAGE};
-use receive::Receiver;
+use receive::{Mirror, Receiver};
 
-/// Packets that wait for the thread that writes.
-const WAITING: usize = 256;
+/// Packets that go to the thread that writes together, when so many are there: one costs more to pass than to take.
+const TOGETHER: usize = 32;
+/// How often so many wait for it.
+const WAITING: usize = 4;
 /// A file system's clock may be behind the machine's by so much: nanoseconds.
 const CLOCK_STEP: i64 = 20_000_000;
 
@@ -30,16 +34,31 @@ const CLOCK_STEP: i64 = 20_000_000;
 pub async fn sync(store: &Store, client: &Arc<Client>, name: &str, wanted: &Filter) -> Result<Directory, Error> {
     let volume = take(store, client, name, &wanted.hint).await?;
     let began = now();
-    let synced = volume.path().join("synced");
-    let last = std::fs::read_to_string(&synced).ok().and_then(|text| text.parse().ok()).unwrap_or(i64::MIN);
+    let note = volume.path().join("synced");
+    let mut mirror = read(&note);
     let root = volume.path().join("tree");
     // Clients without a key share one mirror, and know nothing of each other's files.
-    let last = if client.shared_key.is_empty() { i64::MIN } else { last };
-    let transferred = transfer(client, name, wanted, &root, last).await?;
-    let write = |source| Error::Write { path: synced.clone(), source };
-    std::fs::write(&synced, (began - CLOCK_STEP).to_string()).map_err(write)?;
+    if client.shared_key.is_empty() || client.verify {
+        mirror.synced = i64::MIN;
+    }
+    // What a transfer that fails leaves is no longer known to be plain.
+    write(&note, Mirror { plain: false, ..mirror })?;
+    let (transferred, plain) = transfer(client, name, wanted, &root, mirror).await?;
+    write(&note, Mirror { synced: began - CLOCK_STEP, plain })?;
     let identity = root.to_string_lossy().into_owned();
     Ok(Directory { root, identity, linkable: true, transferred, guard: Some(Arc::new(std::sync::Mutex::new(volume))) })
+}
+
+/// What is known of a mirror: the time, and `plain` if it is. Of a new one: nothing is in it.
+fn read(note: &Path) -> Mirror {
+    let text = std::fs::read_to_string(note).unwrap_or_else(|_| format!("{} plain", i64::MIN));
+    let (time, rest) = text.split_once(' ').unwrap_or((&text, ""));
+    Mirror { synced: time.parse().unwrap_or(i64::MIN), plain: rest == "plain" }
+}
+
+fn write(note: &Path, mirror: Mirror) -> Result<(), Error> {
+    let text = format!("{}{}", mirror.synced, if mirror.plain { " plain" } else { "" });
+    std::fs::write(note, text).map_err(|source| Error::Write { path: note.to_owned(), source })
 }
 
 async fn take(store: &Store, client: &Client, name: &str, hint: &str) -> Result<Volume, Error> {
@@ -56,7 +75,13 @@ async fn take(store: &Store, client: &Client, name: &str, hint: &str) -> Result<
     taken.map_err(|e| Error::Other(e.to_string()))
 }
 
-async fn transfer(client: &Client, name: &str, wanted: &Filter, root: &Path, last: i64) -> Result<u64, Error> {
+async fn transfer(
+    client: &Client,
+    name: &str,
+    wanted: &Filter,
+    root: &Path,
+    mirror: Mirror,
+) -> Result<(u64, bool), Error> {
     let (ask, asked) = mpsc::unbounded_channel::<Packet>();
     let mut request = Request::new(UnboundedReceiverStream::new(asked));
     let metadata = request.metadata_mut();
@@ -69,30 +94,23 @@ async fn transfer(client: &Client, name: &str, wanted: &Filter, root: &Path, las
         tonic::Code::NotFound => Error::NoDirectory { name: name.to_owned() },
         _ => Error::Other(format!("can't sync the client's directory {name}: {}", status.message())),
     };
-    let mut incoming = service.diff_copy(request).await.map_err(refused)?.into_inner();
-    let (pass, mut packets) = mpsc::channel::<Packet>(WAITING);
+    let mut incoming = service.diff_copy(request).await.map_err(refused)?.into_inner().ready_chunks(TOGETHER);
+    let (pass, mut waiting) = mpsc::channel::<Vec<Packet>>(WAITING);
     let root = root.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
-        let mut receiver = Receiver::new(&root, last, ask)?;
-        while let Some(packet) = packets.blocking_recv() {
-            receiver.take(packet)?;
+        let mut receiver = Receiver::new(&root, mirror, ask)?;
+        while let Some(packets) = waiting.blocking_recv() {
+            packets.into_iter().try_for_each(|packet| receiver.take(packet))?;
         }
         receiver.finish()
     });
     let mut failed = None;
-    loop {
-        match incoming.message().await {
-            Ok(Some(packet)) => {
-                // A receiver that stopped has failed, and says why below.
-                if pass.send(packet).await.is_err() {
-                    break;
-                }
-            }
-            Ok(None) => break,
-            Err(status) => {
-                failed = Some(refused(status));
-                break;
-            }
+    while let (None, Some(ready)) = (&failed, incoming.next().await) {
+        let taken = ready.into_iter().map_while(|packet| packet.map_err(|status| failed = Some(refused(status))).ok());
+        let packets = taken.collect();
+        // A receiver that stopped has failed, and says why below.
+        if pass.send(packets).await.is_err() {
+            break;
         }
     }
     drop(pass);

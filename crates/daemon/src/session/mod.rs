@@ -35,6 +35,8 @@ pub const MESSAGE: usize = 16 << 20;
 pub struct Client {
     /// The client's key for its directories: the same in every build of one context.
     pub shared_key: String,
+    /// Files that look unchanged are asked for and compared as well (`[context] verify = "content"`).
+    pub verify: bool,
     /// `/package.Service/Method` in lower case.
     methods: HashSet<String>,
     channel: Channel,
@@ -58,6 +60,8 @@ pub struct Sessions(Arc<Table>);
 
 #[derive(Default)]
 struct Table {
+    /// See [`Client::verify`].
+    verify: bool,
     clients: Mutex<HashMap<String, Arc<Client>>>,
     changed: Notify,
 }
@@ -81,6 +85,11 @@ impl Table {
 }
 
 impl Sessions {
+    /// No clients yet. With `verify` no file of a client is taken for unchanged by its size and time.
+    pub fn new(verify: bool) -> Sessions {
+        Sessions(Arc::new(Table { verify, ..Table::default() }))
+    }
+
     /// Takes a client in: its stream becomes a connection on which the daemon calls. The answer is the daemon's half.
     pub fn open(
         &self,
@@ -100,7 +109,10 @@ impl Sessions {
         }
         let connected = Connected { table: self.0.clone(), id: id.clone() };
         let (channel, outgoing) = tunnel::open(request.into_inner(), connected);
-        clients.insert(id.clone(), Arc::new(Client { shared_key, methods, channel: channel.clone() }));
+        clients.insert(
+            id.clone(),
+            Arc::new(Client { shared_key, verify: self.0.verify, methods, channel: channel.clone() }),
+        );
         drop(clients);
         tokio::spawn(watch(Arc::downgrade(&self.0), id, channel));
         self.0.changed.notify_waiters();

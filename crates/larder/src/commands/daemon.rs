@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ::daemon::config::Config;
+use ::daemon::config::{Config, Verify};
 use ::daemon::{Address, Daemon, serve};
 use builder::Engine;
 use clap::Parser;
@@ -120,7 +120,8 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Re
     let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
     let provenance = config.provenance().map_err(Failure::usage)?;
     let engine = Engine::with_provenance(store, sandbox, registry, provenance);
-    let daemon = Daemon::new(engine.clone(), allowed, labels);
+    let verify = config.context.verify == Verify::Content;
+    let daemon = Daemon::new(engine.clone(), allowed, labels).verifying(verify);
     let collect = !flags.no_gc && worker.gc != Some(false);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {

@@ -2,6 +2,8 @@
 //! step that reads them is cached. Trees are a client's directory, scanned in place, or layers of the store.
 //! It reads, and never changes what it reads.
 
+mod copies;
+mod follow;
 mod header;
 mod index;
 pub(crate) mod scan;
@@ -14,18 +16,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci::{Digest, Hasher};
 use solver::key::Selection;
-use solver::{FileEntry, FileKind, Files};
+use solver::{FileEntry, Files};
 
 use crate::error::{Doing, Result};
 use crate::view::{Kind, Node, View, is_opaque, not_found};
 use crate::{SnapshotId, Store, format};
+pub use copies::{Copied, Copies, Look};
 pub use scan::Filter;
-use scan::Scanned;
+use scan::{Entry, Scanned};
 
 /// A tree whose content can be hashed.
 pub struct Tree {
     view: View,
     scanned: Option<Arc<Scanned>>,
+    copies: Option<Copies>,
     /// Digests of single paths in layers, by where they lie.
     known: Mutex<HashMap<PathBuf, Digest>>,
     count: u64,
@@ -36,18 +40,18 @@ impl Tree {
     pub fn scan(store: &Store, root: &Path, identity: &str, wanted: &Filter) -> Result<Tree> {
         let name = Digest::of(format!("{identity}\0{wanted:?}").as_bytes());
         let folder = store.root().join(format::SCANS);
-        let mut index = index::Index::open(folder.join(name.hex()));
-        let (scanned, count) = scan::scan(root, wanted, &mut index)?;
-        index.save(&store.root().join(format::TMP))?;
+        let index = index::Index::open(folder.join(name.hex()));
+        let (scanned, count) = scan::scan(root, wanted, index, &store.root().join(format::TMP))?;
         let scanned = Arc::new(scanned);
         let view = View::of_scanned(scanned.clone());
-        Ok(Tree { view, scanned: Some(scanned), known: Mutex::default(), count })
+        let copies = Some(Copies::new(store, &name, scanned.clone()));
+        Ok(Tree { view, scanned: Some(scanned), copies, known: Mutex::default(), count })
     }
 
     /// A tree of the store; `None` is the empty one.
     pub fn of_snapshot(store: &Store, id: Option<SnapshotId>) -> Result<Tree> {
         let layers = id.map_or_else(|| Ok(Vec::new()), |id| store.snapshots().layers(id))?;
-        Ok(Tree { view: View::of_layers(layers), scanned: None, known: Mutex::default(), count: 0 })
+        Ok(Tree { view: View::of_layers(layers), scanned: None, copies: None, known: Mutex::default(), count: 0 })
     }
 
     /// A look at it.
@@ -58,6 +62,11 @@ impl Tree {
     /// How many paths a scanned directory has.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Where the store has copies of a scanned directory's files.
+    pub fn copies(&self) -> Option<&Copies> {
+        self.copies.as_ref()
     }
 
     /// The digest that stands for the selected content in a key: of the digests of all selections.
@@ -77,7 +86,9 @@ impl Tree {
         for selection in selections {
             if self.is_plain(selection) {
                 let path = self.real(selection)?;
-                if let Some(node) = self.view.lookup(&path)? {
+                if let Some(entry) = self.scanned.as_ref().and_then(|scanned| scanned.find(&path)) {
+                    entry.list(path.strip_prefix("/").unwrap_or(&path), &mut files);
+                } else if let Some(node) = self.view.lookup(&path)? {
                     self.list_below(&path, &node, &mut files)?;
                 }
             } else {
@@ -125,7 +136,7 @@ impl Tree {
             let path = one.path.strip_prefix(&prefix).unwrap_or(&one.path);
             let key = if path.is_empty() { "\0".to_owned() } else { path.replace('/', "\0") };
             hasher.update(key);
-            hasher.update(one.digest.to_string());
+            hasher.update(one.digest.text());
         }
         Ok(hasher.finish())
     }
@@ -151,9 +162,10 @@ impl Tree {
 
     /// The digest of a path with everything below it.
     fn whole(&self, path: &Path, node: &Node) -> Result<Digest> {
-        if self.scanned.is_none() {
-            self.warm(path, node)?;
+        if let Some(digest) = self.scanned.as_ref().and_then(|scanned| scanned.find(path)).and_then(Entry::whole) {
+            return Ok(digest);
         }
+        self.warm(path, node)?;
         self.fold(path, node)
     }
 
@@ -164,12 +176,12 @@ impl Tree {
         }
         let mut hasher = Hasher::new();
         hasher.update([0]);
-        hasher.update(own.to_string());
+        hasher.update(own.text());
         for child in self.view.list(path)? {
             let digest = self.fold(&path.join(&child.name), &child)?;
             hasher.update([0]);
             hasher.update(child.name.as_bytes());
-            hasher.update(digest.to_string());
+            hasher.update(digest.text());
         }
         Ok(hasher.finish())
     }
@@ -211,12 +223,7 @@ impl Tree {
         let Some(path_text) = path.strip_prefix("/").ok().filter(|p| !p.as_os_str().is_empty()) else {
             return Ok(None);
         };
-        let kind = match node.kind {
-            Kind::File => FileKind::File,
-            Kind::Dir => FileKind::Directory,
-            Kind::Link => FileKind::Link,
-            _ => FileKind::Other,
-        };
+        let kind = scan::file_kind(node.kind);
         let digest = self.single(path, node)?;
         let path = path_text.to_string_lossy().into_owned();
         Ok(Some(FileEntry { path, kind, mode: node.mode, uid: node.uid, gid: node.gid, digest }))
@@ -243,7 +250,7 @@ fn layer_folder(folder: &Path, hasher: &mut Hasher) -> Result<()> {
         let node = Node::at(&name, path.clone())?;
         hasher.update([1]);
         hasher.update(name.as_bytes());
-        hasher.update(header::digest(&node)?.to_string());
+        hasher.update(header::digest(&node)?.text());
         if node.kind == Kind::Dir {
             layer_folder(&path, hasher)?;
             hasher.update([2]);

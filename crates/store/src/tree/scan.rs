@@ -1,16 +1,20 @@
 //! Scans a client's directory in place: one lstat a path, and a file is read only when its stat differs from the one it
 //! was hashed under. What the filter leaves out is never looked at. It writes nothing but its own index.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use graph::pattern::{self, Patterns};
-use oci::Digest;
+use oci::{Digest, Hasher};
+use solver::{FileEntry, FileKind};
 
+use super::follow::follow;
 use super::header;
 use super::index::{Index, Stat};
 use crate::error::{Doing, Error, Result};
@@ -56,10 +60,16 @@ struct Walk<'a> {
     include: Option<Patterns>,
     exclude: Patterns,
     index: &'a Index,
+    /// Cores that nobody uses just now.
+    free: AtomicUsize,
 }
 
-/// Scans `base`; digests are known for all of it afterwards. Returns the number of paths.
-pub fn scan(base: &Path, filter: &Filter, index: &mut Index) -> Result<(Scanned, u64)> {
+/// A folder with this many folders in it is worth another thread.
+const WIDE: usize = 8;
+
+/// Scans `base`; digests are known for all of it afterwards, and `index`, a file in whose place another may be put by way
+/// of `tmp`, is brought up to date. Returns the number of paths too.
+pub fn scan(base: &Path, filter: &Filter, index: Index, tmp: &Path) -> Result<(Scanned, u64)> {
     let bad = |error: pattern::BadPattern| Error::Filter { text: error.pattern, at: 1, why: error.reason.to_owned() };
     let mut include = filter.include.clone();
     if !filter.follow.is_empty() {
@@ -72,60 +82,99 @@ pub fn scan(base: &Path, filter: &Filter, index: &mut Index) -> Result<(Scanned,
     let base = if data.is_symlink() { fs::canonicalize(base).doing("resolve", base)? } else { base.to_owned() };
     let data = fs::metadata(&base).doing("look at", &base)?;
     let mut top = Entry::read(OsStr::new("/"), &base, &data)?;
-    let walk = Walk { include, exclude, index };
-    let mut count = 0;
-    top.children = walk.folder(&base, "", &mut count)?;
+    let free = std::thread::available_parallelism().map_or(0, |cores| usize::from(cores) - 1);
+    let walk = Walk { include, exclude, index: &index, free: free.into() };
+    top.children = walk.folder(&base, "")?;
     // As BuildKit has it for what a client sent.
     top.digest = Some(Digest::of(b""));
     let mut scanned = Scanned { base, top };
-    scanned.hash(index)?;
+    scanned.hash(index, tmp)?;
+    let count = scanned.top.count() - 1;
     Ok((scanned, count))
+}
+
+fn join(below: &str, name: &str) -> String {
+    if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") }
 }
 
 impl Walk<'_> {
     /// Entries of a folder that the filter leaves.
-    fn folder(&self, folder: &Path, below: &str, count: &mut u64) -> Result<Vec<Entry>> {
+    fn folder(&self, folder: &Path, below: &str) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for item in fs::read_dir(folder).doing("list", folder)? {
-            let name = item.doing("list", folder)?.file_name();
-            let text = name.to_string_lossy();
-            let path = if below.is_empty() { text.into_owned() } else { format!("{below}/{text}") };
-            let excluded = !self.exclude.is_empty() && self.exclude.matches(&path);
-            if excluded && !self.exclude.may_except_below(&path) {
-                continue;
-            }
-            let included = self.include.as_ref().is_none_or(|p| p.matches(&path));
-            if !included && !self.include.as_ref().is_some_and(|p| p.may_match_below(&path)) {
-                continue;
-            }
-            let at = folder.join(&name);
-            let data = match fs::symlink_metadata(&at) {
-                // Gone since it was listed.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                data => data.doing("look at", &at)?,
-            };
-            if data.file_type().is_socket() {
-                continue;
-            }
-            let whole = included && !excluded;
-            if !data.is_dir() && !whole {
-                continue;
-            }
-            let mut entry = Entry::read(&name, &at, &data)?;
-            let before = *count;
-            *count += 1;
-            if data.is_dir() {
-                entry.children = self.folder(&at, &path, count)?;
-                if !whole && entry.children.is_empty() {
-                    *count = before;
-                    continue;
-                }
-            }
-            entry.digest = self.index.get(&entry.stat);
-            entries.push(entry);
+            entries.extend(self.entry(folder, below, &item.doing("list", folder)?)?);
         }
+        self.folders(folder, below, &mut entries)?;
+        // A folder that itself was not asked for is there for what is in it.
+        entries.retain(|(entry, whole)| *whole || !entry.children.is_empty());
+        let mut entries: Vec<Entry> = entries.into_iter().map(|(entry, _)| entry).collect();
         entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         Ok(entries)
+    }
+
+    /// One entry, without what is in it, and whether the filter takes it itself.
+    fn entry(&self, folder: &Path, below: &str, item: &fs::DirEntry) -> Result<Option<(Entry, bool)>> {
+        let name = item.file_name();
+        let path = join(below, &name.to_string_lossy());
+        let excluded = !self.exclude.is_empty() && self.exclude.matches(&path);
+        if excluded && !self.exclude.may_except_below(&path) {
+            return Ok(None);
+        }
+        let included = self.include.as_ref().is_none_or(|p| p.matches(&path));
+        if !included && !self.include.as_ref().is_some_and(|p| p.may_match_below(&path)) {
+            return Ok(None);
+        }
+        // Looked up in the open folder: no walk down the whole path for each file.
+        let data = match item.metadata() {
+            // Gone since it was listed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            data => data.doing("look at", &folder.join(&name))?,
+        };
+        let whole = included && !excluded;
+        if data.file_type().is_socket() || (!data.is_dir() && !whole) {
+            return Ok(None);
+        }
+        let mut entry = Entry::read(&name, &folder.join(&name), &data)?;
+        entry.digest = self.index.get(&entry.stat);
+        Ok(Some((entry, whole)))
+    }
+
+    /// Fills the folders among `entries`.
+    fn folders(&self, folder: &Path, below: &str, entries: &mut [(Entry, bool)]) -> Result<()> {
+        let fill = |entry: &mut Entry| -> Result<()> {
+            entry.children = self.folder(&folder.join(&entry.name), &join(below, &entry.name.to_string_lossy()))?;
+            Ok(())
+        };
+        let folders = entries.iter_mut().map(|(entry, _)| entry).filter(|entry| entry.kind == Kind::Dir);
+        let folders: Vec<&mut Entry> = folders.collect();
+        let helpers = if folders.len() < WIDE { 0 } else { self.free.swap(0, Ordering::Relaxed) };
+        if helpers == 0 {
+            return folders.into_iter().try_for_each(fill);
+        }
+        let queue = Mutex::new(folders.into_iter());
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || std::iter::from_fn(next).try_for_each(fill);
+        let help = || {
+            let done = work();
+            self.free.fetch_add(1, Ordering::Relaxed);
+            done
+        };
+        std::thread::scope(|scope| {
+            let helping: Vec<_> = (0..helpers).map(|_| scope.spawn(help)).collect();
+            let lost = || Err(std::io::Error::other("a thread ended early")).doing("scan", folder);
+            let own = work();
+            helping.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).fold(own, Result::and)
+        })
+    }
+}
+
+/// What an entry is, for people.
+pub(super) fn file_kind(kind: Kind) -> FileKind {
+    match kind {
+        Kind::File => FileKind::File,
+        Kind::Dir => FileKind::Directory,
+        Kind::Link => FileKind::Link,
+        _ => FileKind::Other,
     }
 }
 
@@ -152,6 +201,37 @@ impl Entry {
             digest: None,
             children: Vec::new(),
         })
+    }
+
+    /// It and everything below it, counted.
+    fn count(&self) -> u64 {
+        1 + self.children.iter().map(Entry::count).sum::<u64>()
+    }
+
+    /// The digest of it with everything below it; `None` before it was hashed.
+    pub fn whole(&self) -> Option<Digest> {
+        let own = self.digest?;
+        if self.kind != Kind::Dir {
+            return Some(own);
+        }
+        let mut hasher = Hasher::new();
+        hasher.update([0]);
+        hasher.update(own.text());
+        for child in &self.children {
+            hasher.update([0]);
+            hasher.update(child.name.as_bytes());
+            hasher.update(child.whole()?.text());
+        }
+        Some(hasher.finish())
+    }
+
+    /// Adds it and everything below it as evidence, under `path`; the root itself says nothing to people.
+    pub fn list(&self, path: &Path, files: &mut Vec<FileEntry>) {
+        if let (Some(digest), false) = (self.digest, path.as_os_str().is_empty()) {
+            let (kind, path) = (file_kind(self.kind), path.to_string_lossy().into_owned());
+            files.push(FileEntry { path, kind, mode: self.mode, uid: 0, gid: 0, digest });
+        }
+        self.children.iter().for_each(|child| child.list(&path.join(&child.name), files));
     }
 
     fn node(&self, source: PathBuf) -> Node {
@@ -201,42 +281,57 @@ impl Scanned {
         children.iter().map(|c| c.node(source.join(&c.name))).collect()
     }
 
-    /// Hashes what has no digest yet, on all cores, and tells the index.
-    fn hash(&mut self, index: &mut Index) -> Result<()> {
-        let mut missing: Vec<(&mut Option<Digest>, Node, Stat)> = Vec::new();
-        collect(&mut self.top, &self.base, &mut missing);
-        let work: Vec<&Node> = missing.iter().map(|(_, node, _)| node).collect();
+    /// Hashes what has no digest yet, on all cores, and keeps in the index what is here and settled.
+    fn hash(&mut self, index: Index, tmp: &Path) -> Result<()> {
+        let mut missing: Vec<(&mut Option<Digest>, Stat, Node)> = Vec::new();
+        collect(&mut self.top, &mut self.base.clone(), &mut missing);
+        let work: Vec<&Node> = missing.iter().map(|(.., node)| node).collect();
         let digests = hash_all(&work)?;
-        for ((slot, node, stat), digest) in missing.into_iter().zip(digests) {
+        // What is no file is quick to hash again and not worth a place in the index.
+        let mut changed = false;
+        for ((slot, stat, node), digest) in missing.into_iter().zip(digests) {
             *slot = Some(digest);
-            // What is quick to hash again is not worth a place in the index.
-            if node.kind == Kind::File {
-                index.add(stat, digest);
-            }
+            changed |= node.kind == Kind::File && index.is_settled(&stat);
         }
         let mut seen = Vec::new();
-        visit(&self.top, &mut seen);
-        index.keep(&seen);
-        Ok(())
+        settled(&self.top, &index, &mut seen);
+        if changed || seen.len() != index.len() { index.replace(tmp, seen) } else { Ok(()) }
+    }
+
+    /// The stats of all files.
+    pub fn stats(&self) -> HashSet<Stat> {
+        let mut stats = HashSet::new();
+        let mut left = vec![&self.top];
+        while let Some(entry) = left.pop() {
+            left.extend(&entry.children);
+            if entry.kind == Kind::File {
+                stats.insert(entry.stat);
+            }
+        }
+        stats
     }
 }
 
-fn collect<'a>(entry: &'a mut Entry, at: &Path, missing: &mut Vec<(&'a mut Option<Digest>, Node, Stat)>) {
+/// What has no digest yet; `at` is where `entry` lies.
+fn collect<'a>(entry: &'a mut Entry, at: &mut PathBuf, missing: &mut Vec<(&'a mut Option<Digest>, Stat, Node)>) {
     if entry.digest.is_none() {
-        let (node, stat) = (entry.node(at.to_owned()), entry.stat);
-        missing.push((&mut entry.digest, node, stat));
+        let (node, stat) = (entry.node(at.clone()), entry.stat);
+        missing.push((&mut entry.digest, stat, node));
     }
     for child in &mut entry.children {
-        let at = at.join(&child.name);
-        collect(child, &at, missing);
+        at.push(&child.name);
+        collect(child, at, missing);
+        at.pop();
     }
 }
 
-fn visit(entry: &Entry, seen: &mut Vec<Stat>) {
-    if entry.kind == Kind::File {
-        seen.push(entry.stat);
+fn settled(entry: &Entry, index: &Index, seen: &mut Vec<(Stat, Digest)>) {
+    if let (Kind::File, Some(digest)) = (entry.kind, entry.digest)
+        && index.is_settled(&entry.stat)
+    {
+        seen.push((entry.stat, digest));
     }
-    entry.children.iter().for_each(|child| visit(child, seen));
+    entry.children.iter().for_each(|child| settled(child, index, seen));
 }
 
 /// Header (and content) digests of nodes, on all cores when it is worth it.
@@ -265,55 +360,4 @@ pub(super) fn hash_all(nodes: &[&Node]) -> Result<Vec<Digest>> {
     }
     let lost = || std::io::Error::other("a thread ended early");
     digests.into_iter().map(|d| d.ok_or_else(lost).doing("hash", Path::new("the files"))).collect()
-}
-
-/// Patterns for the paths that are followed: each path, and what the symlinks on it lead to.
-fn follow(base: &Path, paths: &[String]) -> Result<Vec<String>> {
-    let mut patterns = Vec::new();
-    for path in paths {
-        let clean = pattern::clean(path);
-        let parts: Vec<String> = clean.split('/').filter(|p| !p.is_empty() && *p != ".").map(str::to_owned).collect();
-        if parts.is_empty() {
-            return Ok(vec![".".to_owned()]);
-        }
-        follow_one(base, String::new(), &parts, &mut patterns, 0)?;
-    }
-    patterns.sort();
-    patterns.dedup();
-    Ok(patterns)
-}
-
-fn follow_one(base: &Path, done: String, left: &[String], found: &mut Vec<String>, links: usize) -> Result<()> {
-    let Some((part, rest)) = left.split_first() else {
-        found.push(if done.is_empty() { ".".to_owned() } else { done });
-        return Ok(());
-    };
-    let join = |name: &str| if done.is_empty() { name.to_owned() } else { format!("{done}/{name}") };
-    if part.contains(['*', '?', '[']) {
-        let folder = base.join(&done);
-        let Ok(entries) = fs::read_dir(&folder) else { return Ok(()) };
-        for entry in entries {
-            let name = entry.doing("list", &folder)?.file_name().to_string_lossy().into_owned();
-            if pattern::glob(part, &name) {
-                let mut left = vec![name];
-                left.extend_from_slice(rest);
-                follow_one(base, done.clone(), &left, found, links)?;
-            }
-        }
-        return Ok(());
-    }
-    let next = join(&part.replace('\\', ""));
-    match fs::read_link(base.join(&next)) {
-        Ok(target) if links < 40 => {
-            found.push(next);
-            let target = target.to_string_lossy().into_owned();
-            let from = if target.starts_with('/') { target } else { format!("{done}/{target}") };
-            // Above the directory is the directory, as in a root.
-            let clean = pattern::clean(&format!("/{from}"));
-            let mut left: Vec<String> = clean.split('/').filter(|p| !p.is_empty()).map(str::to_owned).collect();
-            left.extend_from_slice(rest);
-            follow_one(base, String::new(), &left, found, links + 1)
-        }
-        _ => follow_one(base, next, rest, found, links),
-    }
 }

@@ -1,11 +1,12 @@
 //! The receiving half of fsutil: entries in order, then the content of the files that were asked for.
 //! A client is not believed: a path that leaves the mirror, comes out of order or without its parent ends the transfer.
+//! What is in a folder of the mirror and was not named goes when the folder's entries are over.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use builder::session::Error as SessionError;
@@ -15,6 +16,7 @@ use proto::files::{Packet, Stat};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::content::Content;
 use crate::stat::{CHARACTER, DEVICE, DIR, FIFO, SOCKET, SYMLINK, permissions};
 
 /// Everything that is no permission and makes an entry no regular file.
@@ -40,24 +42,38 @@ impl Error {
     }
 }
 
+/// What is known of a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Nanoseconds: files with a younger time are asked for although they look the same.
+    pub synced: i64,
+    /// No file of it was ever given an extended attribute.
+    pub plain: bool,
+}
+
 /// A file whose content is on its way.
 struct Pending {
     stat: Stat,
-    file: Option<File>,
-    written: i64,
+    content: Content,
+}
+
+/// A folder whose entries are coming.
+struct Folder {
+    path: String,
+    /// What the mirror has in it and was not named yet.
+    there: HashMap<OsString, Metadata>,
 }
 
 /// See the module.
 pub struct Receiver {
     root: PathBuf,
-    /// Nanoseconds: files with a younger time are asked for although they look the same.
-    last: i64,
+    mirror: Mirror,
     /// The client's half; gone when the transfer is over.
     ask: Option<UnboundedSender<Packet>>,
     count: u32,
     previous: String,
-    folders: HashSet<String>,
-    seen: BTreeSet<String>,
+    /// The folder of the last entry, and those above it.
+    open: Vec<Folder>,
     pending: HashMap<u32, Pending>,
     /// Folders with their times, to be set when nothing is written into them any more.
     times: Vec<(String, i64)>,
@@ -69,17 +85,16 @@ pub struct Receiver {
 
 impl Receiver {
     /// Into `root`, which is made if it is not there.
-    pub fn new(root: &Path, last: i64, ask: UnboundedSender<Packet>) -> Result<Receiver, Error> {
-        let made = std::fs::create_dir_all(root);
-        made.map_err(|source| Error::Write { path: root.to_owned(), source })?;
+    pub fn new(root: &Path, mirror: Mirror, ask: UnboundedSender<Packet>) -> Result<Receiver, Error> {
+        let made = std::fs::create_dir_all(root).and_then(|()| list(root));
+        let there = made.map_err(|source| Error::Write { path: root.to_owned(), source })?;
         Ok(Receiver {
             root: root.to_owned(),
-            last,
+            mirror,
             ask: Some(ask),
             count: 0,
             previous: String::new(),
-            folders: HashSet::from([String::new()]),
-            seen: BTreeSet::new(),
+            open: vec![Folder { path: String::new(), there }],
             pending: HashMap::new(),
             times: Vec::new(),
             listed: false,
@@ -110,16 +125,21 @@ impl Receiver {
         Ok(())
     }
 
-    /// All packets came: what the client did not name goes. Gives the bytes that came.
-    pub fn finish(mut self) -> Result<u64, Error> {
+    /// All packets came: what the client did not name goes. Gives the bytes that came, and whether the mirror is plain.
+    pub fn finish(mut self) -> Result<(u64, bool), Error> {
         if !self.over {
             return Err(Error::Ended);
         }
-        self.remove_unseen("")?;
-        for (path, time) in std::mem::take(&mut self.times).into_iter().rev() {
-            self.set_time(&path, time)?;
+        while let Some(folder) = self.open.pop() {
+            self.leave(folder)?;
         }
-        Ok(self.transferred)
+        for (path, time) in std::mem::take(&mut self.times) {
+            let there = self.on(&path, std::fs::symlink_metadata(self.root.join(&path)))?;
+            if nanos(&there) != time {
+                self.set_time(&path, time)?;
+            }
+        }
+        Ok((self.transferred, self.mirror.plain))
     }
 
     fn send(&self, packet: Packet) {
@@ -136,10 +156,15 @@ impl Receiver {
     fn entry(&mut self, stat: Stat) -> Result<(), Error> {
         let id = self.count;
         self.count += 1;
-        self.check(&stat)?;
+        let name = self.check(&stat)?;
+        let (parent, _) = split(&stat.path);
+        while self.open.last().is_some_and(|folder| folder.path != parent)
+            && let Some(folder) = self.open.pop()
+        {
+            self.leave(folder)?;
+        }
+        let old = self.open.last_mut().and_then(|folder| folder.there.remove(OsStr::new(&stat.path[name..])));
         self.previous.clone_from(&stat.path);
-        self.seen.insert(stat.path.clone());
-        let old = std::fs::symlink_metadata(self.root.join(&stat.path)).ok();
         let kind = stat.mode & TYPE;
         if kind & DIR != 0 {
             return self.folder(stat, old);
@@ -147,12 +172,11 @@ impl Receiver {
         if kind == 0 && stat.linkname.is_empty() {
             return self.file(id, stat, old);
         }
-        self.clear(&stat.path, old)?;
-        self.special(stat)
+        self.special(stat, old)
     }
 
-    /// What fsutil demands of a path.
-    fn check(&self, stat: &Stat) -> Result<(), Error> {
+    /// What fsutil demands of a path. Gives where its name begins.
+    fn check(&self, stat: &Stat) -> Result<usize, Error> {
         let refuse = |reason| Err(Error::Refused { path: stat.path.clone(), reason });
         let path = &stat.path;
         if path.is_empty() || path.starts_with('/') || path.contains('\0') {
@@ -161,59 +185,80 @@ impl Receiver {
         if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return refuse("a path must be clean");
         }
-        if !self.previous.is_empty() && path.split('/').cmp(self.previous.split('/')) != std::cmp::Ordering::Greater {
+        if !self.previous.is_empty() && !comes_before(&self.previous, path) {
             return refuse("it came out of order");
         }
-        let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-        if !self.folders.contains(parent) {
+        let (parent, name) = split(path);
+        // Entries come folder by folder: one that is over has no more entries.
+        if !self.open.iter().any(|folder| folder.path == parent) {
             return refuse("its folder was not named before");
         }
-        Ok(())
+        Ok(path.len() - name.len())
     }
 
-    fn folder(&mut self, stat: Stat, old: Option<std::fs::Metadata>) -> Result<(), Error> {
-        let is_folder = old.as_ref().is_some_and(std::fs::Metadata::is_dir);
-        if !is_folder {
-            self.clear(&stat.path, old)?;
-            self.on(&stat.path, std::fs::create_dir(self.root.join(&stat.path)))?;
+    /// Everything in a folder was named: the rest goes.
+    fn leave(&self, folder: Folder) -> Result<(), Error> {
+        for (name, data) in folder.there {
+            let path = self.root.join(&folder.path).join(name);
+            let removed = if data.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(|source| Error::Write { path, source })?;
         }
-        self.dress(&stat)?;
-        self.times.push((stat.path.clone(), stat.mod_time));
-        self.folders.insert(stat.path);
         Ok(())
     }
 
-    fn file(&mut self, id: u32, stat: Stat, old: Option<std::fs::Metadata>) -> Result<(), Error> {
-        if let Some(old) = &old
-            && self.same(&stat, old)
-        {
+    fn folder(&mut self, stat: Stat, old: Option<Metadata>) -> Result<(), Error> {
+        let path = self.root.join(&stat.path);
+        let there = match &old {
+            Some(data) if data.is_dir() => self.on(&stat.path, list(&path))?,
+            _ => {
+                self.clear(&stat.path, old.as_ref())?;
+                self.on(&stat.path, std::fs::create_dir(&path))?;
+                HashMap::new()
+            }
+        };
+        if !old.is_some_and(|old| old.is_dir() && self.dressed(&stat, &old)) {
+            self.dress(&stat)?;
+        }
+        self.times.push((stat.path.clone(), stat.mod_time));
+        self.open.push(Folder { path: stat.path, there });
+        Ok(())
+    }
+
+    fn file(&mut self, id: u32, stat: Stat, old: Option<Metadata>) -> Result<(), Error> {
+        let path = self.root.join(&stat.path);
+        let same = old.as_ref().is_some_and(|old| self.same(&stat, old));
+        // A change may have come within the clock's step, or be older than it says: such a file is compared as it comes.
+        if same && stat.mod_time < self.mirror.synced {
             return Ok(());
         }
-        self.clear(&stat.path, old)?;
-        if stat.size == 0 {
-            drop(self.create(&stat.path)?);
-            self.dress(&stat)?;
-            return self.set_time(&stat.path, stat.mod_time);
+        if !same {
+            self.clear(&stat.path, old.as_ref())?;
         }
-        self.pending.insert(id, Pending { stat, file: None, written: 0 });
+        let content = if same { self.on(&stat.path, Content::compared(path))? } else { Content::new(path) };
+        let pending = Pending { stat, content };
+        if pending.stat.size == 0 {
+            return self.complete(pending);
+        }
+        self.pending.insert(id, pending);
         self.send(Packet { r#type: PacketType::PacketReq as i32, id, ..Packet::default() });
         Ok(())
     }
 
-    /// Whether the mirror has this very file, and it can't have changed since unseen.
-    fn same(&self, stat: &Stat, old: &std::fs::Metadata) -> bool {
-        old.is_file()
-            && stat.mod_time < self.last
-            && old.len() as i64 == stat.size
-            && old.mtime() * 1_000_000_000 + old.mtime_nsec() == stat.mod_time
-            && old.mode() & 0o7777 == permissions(stat.mode)
+    /// Whether a file of the mirror looks like this one.
+    fn same(&self, stat: &Stat, old: &Metadata) -> bool {
+        old.is_file() && old.len() as i64 == stat.size && nanos(old) == stat.mod_time && self.dressed(stat, old)
+    }
+
+    /// Whether owner, mode and attributes are these.
+    fn dressed(&self, stat: &Stat, old: &Metadata) -> bool {
+        old.mode() & 0o7777 == permissions(stat.mode)
             && (old.uid(), old.gid()) == (stat.uid, stat.gid)
-            && self.attributes(&stat.path) == stat.xattrs
+            && if self.mirror.plain { stat.xattrs.is_empty() } else { self.attributes(&stat.path) == stat.xattrs }
     }
 
     fn attributes(&self, path: &str) -> HashMap<String, Vec<u8>> {
         let path = self.root.join(path);
-        let mut names = vec![0; 4096];
+        let mut names = [0; 4096];
         // A file system without attributes has none.
         let Ok(count @ 1..) = rustix::fs::llistxattr(&path, &mut names[..]) else { return HashMap::new() };
         let mut found = HashMap::new();
@@ -228,21 +273,19 @@ impl Receiver {
         found
     }
 
-    fn special(&mut self, stat: Stat) -> Result<(), Error> {
+    fn special(&mut self, stat: Stat, old: Option<Metadata>) -> Result<(), Error> {
         let path = self.root.join(&stat.path);
         let kind = stat.mode & TYPE;
         if kind == 0 {
-            if !self.seen.contains(&stat.linkname) {
-                return Err(Error::Refused { path: stat.path, reason: "it is a link to a file that was not named" });
-            }
-            // A link to a file that is still on its way is made when that file has come.
-            let target = self.root.join(&stat.linkname);
-            if let Some(id) = self.pending.iter().find(|(_, p)| p.stat.path == stat.linkname).map(|(id, _)| *id) {
-                self.begin(id)?;
-            }
-            return self.on(&stat.path, std::fs::hard_link(target, path));
+            return self.link(&stat, old);
         }
         if kind & SYMLINK != 0 {
+            let there = old.as_ref().filter(|old| old.is_symlink() && nanos(old) == stat.mod_time);
+            let owned = there.is_some_and(|old| (old.uid(), old.gid()) == (stat.uid, stat.gid));
+            if owned && self.mirror.plain && std::fs::read_link(&path).is_ok_and(|to| to == Path::new(&stat.linkname)) {
+                return Ok(());
+            }
+            self.clear(&stat.path, old.as_ref())?;
             self.on(&stat.path, std::os::unix::fs::symlink(&stat.linkname, &path))?;
         } else {
             let file_type = match kind {
@@ -251,6 +294,7 @@ impl Receiver {
                 k if k & DEVICE != 0 => rustix::fs::FileType::BlockDevice,
                 _ => return Err(Error::Refused { path: stat.path, reason: "it is of an unknown kind" }),
             };
+            self.clear(&stat.path, old.as_ref())?;
             let device = rustix::fs::makedev(stat.devmajor as u32, stat.devminor as u32);
             let made = rustix::fs::mknodat(CWD, &path, file_type, rustix::fs::Mode::from_raw_mode(0o600), device);
             self.on(&stat.path, made.map_err(io::Error::from))?;
@@ -259,44 +303,55 @@ impl Receiver {
         self.set_time(&stat.path, stat.mod_time)
     }
 
-    /// Makes the empty file of pending content.
-    fn begin(&mut self, id: u32) -> Result<(), Error> {
-        let Some(path) = self.pending.get(&id).filter(|p| p.file.is_none()).map(|p| p.stat.path.clone()) else {
-            return Ok(());
+    /// Another name of a file that was named before.
+    fn link(&mut self, stat: &Stat, old: Option<Metadata>) -> Result<(), Error> {
+        let refuse = |reason| Err(Error::Refused { path: stat.path.clone(), reason });
+        let unnamed = |folder: &Folder| {
+            let below = stat.linkname.strip_prefix(&folder.path).unwrap_or_default().trim_start_matches('/');
+            folder.there.contains_key(OsStr::new(below.split('/').next().unwrap_or_default()))
         };
-        let file = self.create(&path)?;
-        if let Some(pending) = self.pending.get_mut(&id) {
-            pending.file = Some(file);
+        let clean = stat.linkname.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if !clean || !comes_before(&stat.linkname, &stat.path) || self.open.iter().any(unnamed) {
+            return refuse("it is a link to a file that was not named");
         }
-        Ok(())
+        // A link to a file that is still on its way is made to what will be that file.
+        let target = self.root.join(&stat.linkname);
+        if let Some(pending) = self.pending.values_mut().find(|p| p.stat.path == stat.linkname) {
+            let begun = pending.content.begin().map(drop);
+            self.on(&stat.linkname, begun)?;
+        }
+        match std::fs::symlink_metadata(&target) {
+            Ok(data) if old.as_ref().is_some_and(|old| (old.dev(), old.ino()) == (data.dev(), data.ino())) => Ok(()),
+            Ok(data) if data.is_file() => {
+                self.clear(&stat.path, old.as_ref())?;
+                self.on(&stat.path, std::fs::hard_link(target, self.root.join(&stat.path)))
+            }
+            _ => refuse("it is a link to a file that was not named"),
+        }
     }
 
     fn data(&mut self, id: u32, data: &[u8]) -> Result<(), Error> {
-        self.begin(id)?;
         let unknown = || Error::Refused { path: format!("#{id}"), reason: "content that was not asked for" };
         if data.is_empty() {
             let pending = self.pending.remove(&id).ok_or_else(unknown)?;
-            drop(pending.file);
-            self.dress(&pending.stat)?;
-            return self.set_time(&pending.stat.path, pending.stat.mod_time);
+            return self.complete(pending);
         }
         let pending = self.pending.get_mut(&id).ok_or_else(unknown)?;
-        pending.written += data.len() as i64;
-        let Some(file) = pending.file.as_mut() else { return Err(unknown()) };
-        let written = file.write_all(data);
-        let path = pending.stat.path.clone();
-        self.on(&path, written)
+        let taken = pending.content.take(data);
+        taken.map_err(|source| Error::Write { path: pending.content.path().to_owned(), source })
     }
 
-    fn create(&self, path: &str) -> Result<File, Error> {
-        let mut options = std::fs::OpenOptions::new();
-        let flags = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        let options = options.write(true).create_new(true).mode(0o600).custom_flags(flags);
-        self.on(path, options.open(self.root.join(path)))
+    /// A file's content is there: it gets its owner, mode, attributes and time, unless it stayed as it was.
+    fn complete(&mut self, pending: Pending) -> Result<(), Error> {
+        let Pending { stat, content } = pending;
+        self.mirror.plain &= stat.xattrs.is_empty();
+        let Some(file) = self.on(&stat.path, content.finish())? else { return Ok(()) };
+        self.on(&stat.path, dress_file(&file, &stat))
     }
 
     /// Owner, mode and attributes.
-    fn dress(&self, stat: &Stat) -> Result<(), Error> {
+    fn dress(&mut self, stat: &Stat) -> Result<(), Error> {
+        self.mirror.plain &= stat.xattrs.is_empty();
         let path = self.root.join(&stat.path);
         if stat.uid != 0 || stat.gid != 0 {
             self.on(&stat.path, std::os::unix::fs::lchown(&path, Some(stat.uid), Some(stat.gid)))?;
@@ -313,39 +368,57 @@ impl Receiver {
     }
 
     fn set_time(&self, path: &str, nanos: i64) -> Result<(), Error> {
-        let time = Timespec { tv_sec: nanos.div_euclid(1_000_000_000), tv_nsec: nanos.rem_euclid(1_000_000_000) };
-        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let times = Timestamps { last_access: omit, last_modification: time };
-        let set = rustix::fs::utimensat(CWD, self.root.join(path), &times, AtFlags::SYMLINK_NOFOLLOW);
+        let set = rustix::fs::utimensat(CWD, self.root.join(path), &times(nanos), AtFlags::SYMLINK_NOFOLLOW);
         self.on(path, set.map_err(io::Error::from))
     }
 
     /// Takes away what stands where something else is to be.
-    fn clear(&self, path: &str, old: Option<std::fs::Metadata>) -> Result<(), Error> {
+    fn clear(&self, path: &str, old: Option<&Metadata>) -> Result<(), Error> {
         match old {
             None => Ok(()),
             Some(old) if old.is_dir() => self.on(path, std::fs::remove_dir_all(self.root.join(path))),
             Some(_) => self.on(path, std::fs::remove_file(self.root.join(path))),
         }
     }
+}
 
-    fn remove_unseen(&self, folder: &str) -> Result<(), Error> {
-        let entries = self.on(folder, std::fs::read_dir(self.root.join(folder)))?;
-        for entry in entries {
-            let entry = self.on(folder, entry)?;
-            let name = entry.file_name();
-            let path = match (folder, std::str::from_utf8(name.as_bytes())) {
-                ("", Ok(name)) => name.to_owned(),
-                (folder, Ok(name)) => format!("{folder}/{name}"),
-                (_, Err(_)) => continue,
-            };
-            let metadata = self.on(&path, entry.metadata())?;
-            if !self.seen.contains(&path) {
-                self.clear(&path, Some(metadata))?;
-            } else if metadata.is_dir() {
-                self.remove_unseen(&path)?;
-            }
-        }
-        Ok(())
+/// Owner, mode, attributes and time of a file that was written.
+fn dress_file(file: &File, stat: &Stat) -> io::Result<()> {
+    if stat.uid != 0 || stat.gid != 0 {
+        std::os::unix::fs::fchown(file, Some(stat.uid), Some(stat.gid))?;
     }
+    file.set_permissions(std::fs::Permissions::from_mode(permissions(stat.mode)))?;
+    for (name, value) in &stat.xattrs {
+        rustix::fs::fsetxattr(file, name.as_str(), value, XattrFlags::empty())?;
+    }
+    Ok(rustix::fs::futimens(file, &times(stat.mod_time))?)
+}
+
+fn times(nanos: i64) -> Timestamps {
+    let time = Timespec { tv_sec: nanos.div_euclid(1_000_000_000), tv_nsec: nanos.rem_euclid(1_000_000_000) };
+    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+    Timestamps { last_access: omit, last_modification: time }
+}
+
+fn nanos(data: &Metadata) -> i64 {
+    data.mtime() * 1_000_000_000 + data.mtime_nsec()
+}
+
+/// The folder of a path, and its name there.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// fsutil's order: `/` before every other byte.
+fn comes_before(a: &str, b: &str) -> bool {
+    a.split('/').lt(b.split('/'))
+}
+
+/// What is in a folder of the mirror, each looked up in the open folder.
+fn list(folder: &Path) -> io::Result<HashMap<OsString, Metadata>> {
+    let entry = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry?;
+        Ok((entry.file_name(), entry.metadata()?))
+    };
+    std::fs::read_dir(folder)?.map(entry).collect()
 }

@@ -1,0 +1,103 @@
+//! Where layers of the store hold copies of a client's files, so that a file which did not change is linked from an
+//! earlier layer instead of being read and written again. Only a hint: a copy that is gone is made anew.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use oci::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::index::{Moment, Stat, write_whole};
+use super::scan::Scanned;
+use crate::canvas::Attributes;
+use crate::error::{Doing, Result};
+use crate::{SnapshotId, Store, format};
+
+/// A file as it was when it was read, and the attributes that its copy got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Copied {
+    stat: Stat,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    time: (i64, i64),
+}
+
+/// Each copy, with its layer and its path there. A path that is no UTF-8 is never known.
+type Known = HashMap<Copied, (SnapshotId, String)>;
+
+/// The copies of one scanned directory's files. Read from disk when they are first asked for.
+pub struct Copies {
+    store: Store,
+    path: PathBuf,
+    scanned: Arc<Scanned>,
+    known: Mutex<Option<Arc<Known>>>,
+}
+
+/// A look at the copies, for many files.
+pub struct Look {
+    store: Store,
+    known: Arc<Known>,
+    began: Moment,
+}
+
+impl Copies {
+    pub(super) fn new(store: &Store, name: &Digest, scanned: Arc<Scanned>) -> Copies {
+        let path = store.root().join(format::SCANS).join(format!("{}.copies", name.hex()));
+        Copies { store: store.clone(), path, scanned, known: Mutex::default() }
+    }
+
+    /// The copies as they are known now.
+    pub fn look(&self) -> Look {
+        Look { store: self.store.clone(), known: self.known(), began: Moment::now() }
+    }
+
+    /// Notes the copies that the layer `id` holds, each by its path there. Copies of what the directory no longer has are
+    /// forgotten.
+    pub fn note(&self, id: SnapshotId, copies: HashMap<PathBuf, Copied>) -> Result<()> {
+        if copies.is_empty() {
+            return Ok(());
+        }
+        let mut known = Known::clone(&self.known());
+        let here = self.scanned.stats();
+        known.retain(|copied, _| here.contains(&copied.stat));
+        let named =
+            copies.into_iter().filter_map(|(path, copied)| Some((copied, path.into_os_string().into_string().ok()?)));
+        known.extend(named.map(|(copied, path)| (copied, (id, path))));
+        let bytes = postcard::to_stdvec(&known).map_err(std::io::Error::other).doing("write", &self.path)?;
+        write_whole(&self.store.root().join(format::TMP), &self.path, &bytes)?;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(known));
+        Ok(())
+    }
+
+    fn known(&self) -> Arc<Known> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = || fs::read(&self.path).ok().and_then(|bytes| postcard::from_bytes(&bytes).ok());
+        known.get_or_insert_with(|| Arc::new(read().unwrap_or_default())).clone()
+    }
+}
+
+impl Look {
+    /// What a copy of the file at `source` under `attributes` is: taken before the file is read.
+    pub fn wanted(&self, source: &Path, attributes: &Attributes) -> Result<Copied> {
+        let stat = Stat::of(&fs::symlink_metadata(source).doing("look at", source)?);
+        let Attributes { mode, uid, gid, time } = *attributes;
+        Ok(Copied { stat, mode, uid, gid, time: (time.tv_sec, time.tv_nsec) })
+    }
+
+    /// Links the copy to `to`, if there is one.
+    pub fn link(&self, wanted: &Copied, to: &Path) -> bool {
+        let Some((id, path)) = self.known.get(wanted) else { return false };
+        // It may be gone with its layer, or have as many names as the file system allows.
+        let copy = self.store.snapshots().dir(*id).join(path);
+        fs::hard_link(copy, to).is_ok()
+    }
+
+    /// Whether the file stayed as `wanted` says while it was read from `file`, and can't change unseen from now on.
+    pub fn stayed(&self, wanted: &Copied, file: &File) -> bool {
+        let now = file.metadata().map(|data| Stat::of(&data));
+        now.is_ok_and(|now| now == wanted.stat) && self.began.is_after(&wanted.stat)
+    }
+}
