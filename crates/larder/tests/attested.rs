@@ -166,6 +166,10 @@ fn a_scanner_says_what_is_in_it() {
             ["sbom hello y", "sbom-context hello Dockerfile scanner.sh", "sbom-lower hello x"],
             "{said:?}"
         );
+        let core = said.iter().find(|s| s["predicate"]["name"] == "sbom hello y").unwrap();
+        let files = &core["predicate"]["files"];
+        assert!(files[0]["comment"].as_str().unwrap().starts_with("layerID: sha256:"), "{files}");
+        assert!(files[1].get("comment").is_none(), "{files}");
         let provenance = said.iter().find(|s| s["predicateType"] == "https://slsa.dev/provenance/v1").unwrap();
         let used = provenance["predicate"]["buildDefinition"]["resolvedDependencies"].to_string();
         assert!(used.contains("/scan@1"), "the scanner is no material: {used}");
@@ -175,7 +179,7 @@ fn a_scanner_says_what_is_in_it() {
 const SCANNER: &str = r#"set -e
 say() {
     name="$(basename "$1") $BUILDKIT_SCAN_GREETING $(ls "$1" | tr '\n' ' ' | sed 's/ $//')"
-    printf '{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://spdx.dev/Document","predicate":{"name":"%s"}}' \
+    printf '{"_type":"https://in-toto.io/Statement/v1","predicateType":"https://spdx.dev/Document","predicate":{"name":"%s","files":[{"fileName":"/y"},{"fileName":"gone"}]}}' \
         "$name" > "$BUILDKIT_SCAN_DESTINATION/$(basename "$1").spdx.json"
 }
 say "$BUILDKIT_SCAN_SOURCE"

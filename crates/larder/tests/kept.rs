@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::buildx::{Daemon, each};
 use crate::kitchen::Kitchen;
+use crate::leaves::eventually;
 
 /// The history is younger than the oldest client.
 fn each_new(test: impl Fn(&Kitchen, &Daemon<'_>)) {
@@ -148,4 +149,17 @@ fn a_build_without_a_daemon_is_shown_like_any_other() {
     assert!(daemon.buildx(&["history", "logs"]).ok().stderr.contains("by hand"));
     let told = json(&daemon, &["inspect", "--format", "json"]);
     assert_eq!(told["Status"], "completed");
+}
+
+#[test]
+fn a_cancelled_build_is_kept_as_cancelled() {
+    each_new(|kitchen, daemon| {
+        kitchen.write("Dockerfile", "FROM base\nRUN echo ready && sleep 1000\n");
+        let mut child = daemon.build_until_ready();
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert!(!child.wait().unwrap().success());
+        eventually("the build is not kept", || list(daemon, &["--filter", "status=canceled"]).len() == 1);
+        assert_eq!(json(daemon, &["inspect", "--format", "json"])["Status"], "canceled");
+    });
 }

@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use store::{Error, HistoryEntry, Retention, Store};
+use store::lifecycle::Inventory;
+use store::{Error, HistoryBlobs, HistoryEntry, Retention, Store};
 
 use crate::{count, new, open};
 
@@ -61,4 +62,30 @@ fn keeping_a_build_is_quick() {
     let each = start.elapsed() / 100;
     eprintln!("keeping a build takes {each:?}");
     assert!(each < Duration::from_millis(10), "{each:?}");
+}
+
+#[test]
+fn blobs_stay_as_long_as_the_build_that_has_them() {
+    let (_root, store) = new();
+    let put = |text: &[u8]| store.blobs().put(text).unwrap().digest;
+    let (log, both, manifest) = (put(b"log"), put(b"both"), put(b"manifest"));
+    let entry = |id: &str| HistoryEntry { id: id.to_owned(), created: 1, completed: 2, pinned: false, summary: vec![] };
+    let begin = |id: &str, blobs: HistoryBlobs| store.history().begin(id).unwrap().finish(&entry(id), &blobs).unwrap();
+    begin("a", HistoryBlobs { own: vec![both], results: vec![manifest] });
+    begin("b", HistoryBlobs { own: vec![both], results: vec![] });
+    // What is made later for a kept build is its own too.
+    store.history().change("a", |_, blobs| blobs.own.push(log)).unwrap();
+    let loose = || {
+        let inventory = Inventory::take(&store).unwrap();
+        let mut blobs: Vec<_> = inventory.items.into_iter().flat_map(|item| item.blobs).collect();
+        blobs.sort();
+        blobs
+    };
+    assert!(loose().is_empty(), "the collector would take blobs of a kept build");
+    store.history().remove("a").unwrap();
+    let has = |digest| store.blobs().has(&digest).unwrap();
+    assert!(!has(log) && has(both) && has(manifest));
+    assert_eq!(loose(), [manifest]);
+    store.history().remove("b").unwrap();
+    assert!(!has(both));
 }

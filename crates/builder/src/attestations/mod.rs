@@ -10,6 +10,7 @@ pub mod predicate;
 pub(crate) mod purl;
 pub mod scan;
 pub mod statement;
+pub mod supplement;
 pub mod wanted;
 
 pub use asked::{Asked, Origin};

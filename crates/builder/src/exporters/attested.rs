@@ -5,12 +5,14 @@
 use std::collections::BTreeMap;
 
 use oci::{Descriptor, Digest, Manifest, Platform, media};
+use store::SnapshotId;
+use store::view::View;
 
 use super::assemble::{Image, pretty, put};
 use super::options::Options;
 use super::{Built, Error, Export};
 use crate::attestations::statement::{MEDIA, PREDICATE, Subject};
-use crate::attestations::{Attestation, purl, timeless};
+use crate::attestations::{Attestation, purl, supplement, timeless};
 
 const ARTIFACT: &str = "application/vnd.docker.attestation.manifest.v1+json";
 
@@ -59,6 +61,7 @@ pub(crate) fn manifest(
         .collect();
     let (mut layers, mut statements) = (Vec::new(), BTreeMap::new());
     for attestation in said {
+        let attestation = &supplemented(export, image, attestation)?;
         let name = timeless(&attestation.statement(&itself, &image.layers, false));
         let earlier = export.statements.get(&name).copied();
         let size = earlier.map(|digest| store.blobs().size(&digest)).transpose()?.flatten();
@@ -97,6 +100,19 @@ pub(crate) fn manifest(
     ]);
     layers.extend([config, target]);
     Ok(Some(Attested { descriptor, blobs: layers, statements }))
+}
+
+/// An SBOM with the layer of each file, where the image's layers are unpacked here.
+fn supplemented(export: &Export<'_>, image: &Image, attestation: &Attestation) -> Result<Attestation, Error> {
+    let mut attestation = attestation.clone();
+    if !supplement::applies(&attestation) || image.snapshots.len() != image.layers.len() {
+        return Ok(attestation);
+    }
+    let snapshots = export.work.engine.store.snapshots();
+    let view = |id: &SnapshotId| View::of_layers(vec![snapshots.dir(*id)]);
+    let layers: Vec<_> = image.snapshots.iter().map(view).zip(image.layers.iter().cloned()).collect();
+    supplement::supplement(&mut attestation, &layers)?;
+    Ok(attestation)
 }
 
 /// The platform of what runs nowhere.

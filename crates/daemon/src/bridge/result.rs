@@ -61,8 +61,11 @@ async fn make(job: &Arc<Job>, result: &bridge::Result, (_, wanted): (usize, Want
     let held = evaluate(job, &id).await?;
     let mut making = job.refs.get(&id).map(|found| found.making).unwrap_or_default();
     if making.origin.call.is_none() {
-        // The client may have made this graph of anything that it saw in other results.
-        making.read.graphs.extend(job.refs.graphs());
+        // The client may have made this graph of anything that it saw in results which it does not give back.
+        let mut given = ids(result);
+        let attested = result.attestations.values().flat_map(|all| &all.attestation);
+        given.extend(attested.filter_map(|a| a.r#ref.as_ref()).map(|r| r.id.clone()));
+        making.read.graphs.extend(job.refs.graphs_beside(&given));
     }
     let key = if name.is_empty() { platform.to_string() } else { name.clone() };
     let mut built = Built::new(name, platform, held, making);

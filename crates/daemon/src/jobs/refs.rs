@@ -66,9 +66,11 @@ impl Refs {
         self.lock().get(id).cloned()
     }
 
-    /// Graphs of all results.
-    pub fn graphs(&self) -> Vec<Arc<Graph>> {
-        self.lock().values().map(|one| one.making.graph.clone()).collect()
+    /// Graphs of all results but these.
+    pub fn graphs_beside(&self, ids: &[String]) -> Vec<Arc<Graph>> {
+        let known = self.lock();
+        let others = known.iter().filter(|(id, _)| !ids.contains(id));
+        others.map(|(_, one)| one.making.graph.clone()).collect()
     }
 
     /// Lets go of all results.
