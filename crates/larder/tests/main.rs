@@ -18,6 +18,7 @@ mod layouts;
 mod leaves;
 mod load;
 mod outputs;
+mod platforms;
 mod registries;
 mod rootless;
 mod ssh;

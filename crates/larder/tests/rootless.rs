@@ -8,6 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::kitchen::Ran;
+use crate::leaves::{eventually, nothing, processes};
 
 /// `nobody`, which every machine has and which owns nothing.
 const USER: u32 = 65534;
@@ -143,7 +144,7 @@ fn files_given_to_the_user_are_the_user_s() {
 }
 
 #[test]
-fn secrets_cache_mounts_networks_and_limits() {
+fn secrets_cache_mounts_and_networks() {
     let Some(home) = Home::new() else { return };
     home.write("token", "hush");
     home.write(
@@ -171,12 +172,12 @@ fn a_cancelled_build_leaves_nothing() {
     let mark = format!("sleep 4{:07}", std::process::id());
     home.write("Dockerfile", &format!("FROM base\nRUN {mark}\n"));
     let mut child = home.command("ranges", "", &["build", "-q", "context"]).spawn().unwrap();
-    crate::leaves::eventually("the step never slept", || crate::leaves::processes(&mark) > 0);
+    eventually("the step never slept", || processes(&mark) > 0);
     // `exec` all the way: the shell, setpriv and larder are one process.
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    crate::leaves::eventually("the step runs on", || crate::leaves::processes(&mark) == 0);
-    crate::leaves::nothing(&home.path(".local/share/larder"));
+    eventually("the step runs on", || processes(&mark) == 0);
+    nothing(&home.path(".local/share/larder"));
     home.write("Dockerfile", "FROM base\nRUN true\n");
     home.build(&[]).ok();
 }
@@ -236,4 +237,52 @@ fn what_the_machine_lacks_is_named() {
     let ran = Ran::of(outer.output().unwrap());
     assert_eq!(ran.code, 1, "{}", ran.stderr);
     assert!(ran.stderr.contains("sysctl -w user.max_user_namespaces=15000"), "{}", ran.stderr);
+}
+
+/// `docker buildx` and `larder daemon`, both as the user, at the socket where a user's is.
+#[test]
+fn a_daemon_of_the_user_s_own() {
+    let Some(client) = crate::buildx::clients().pop() else { return };
+    let Some(home) = Home::new() else { return };
+    let run = home.path("run");
+    std::fs::create_dir(&run).unwrap();
+    std::os::unix::fs::chown(&run, Some(USER), Some(USER)).unwrap();
+    let mut daemon = home.command("ranges", "", &["daemon"]);
+    let mut daemon = daemon.env("XDG_RUNTIME_DIR", &run).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let socket = run.join("larder/larderd.sock");
+    eventually("the daemon does not open its socket", || socket.exists());
+    let as_user = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", &USER.to_string(), "--regid", &USER.to_string(), "--clear-groups", &client])
+            .args(args);
+        command.current_dir(home.path("context")).env("HOME", home.folder.path()).env_remove("SOURCE_DATE_EPOCH");
+        command.env("BUILDX_CONFIG", home.path("buildx")).stdin(std::process::Stdio::null());
+        command
+    };
+    let buildx = |args: &[&str]| Ran::of(as_user(args).output().unwrap());
+    std::os::unix::fs::chown(home.folder.path(), Some(USER), Some(USER)).unwrap();
+    buildx(&["create", "--name", "l", "--driver", "remote", &format!("unix://{}", socket.display()), "--use"]).ok();
+    home.write("Dockerfile", EVERYTHING);
+    home.write("f", "content");
+    let out = format!("type=local,dest={}", home.path("out").display());
+    let build = ["build", "--progress", "plain", "--provenance=false", "-o", &out, "."];
+    buildx(&build).ok();
+    assert_eq!(std::fs::read_to_string(home.path("out/copy/f")).unwrap(), "content");
+    assert_eq!(std::fs::metadata(home.path("out/copy/f")).unwrap().uid(), USER);
+    let again = buildx(&build).ok();
+    assert!(!again.stderr.contains("because"), "{}", again.stderr);
+    // A client that vanishes takes its step along.
+    let mark = format!("sleep 7{:07}", std::process::id());
+    home.write("Dockerfile", &format!("FROM base\nRUN {mark}\n"));
+    let mut child = as_user(&["build", "-q", "."]).spawn().unwrap();
+    eventually("the step never slept", || processes(&mark) > 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    eventually("a step of a client that is gone runs on", || processes(&mark) == 0);
+    buildx(&["prune", "--all", "--force"]).ok();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), rustix::process::Signal::TERM).unwrap();
+    assert!(daemon.wait().unwrap().success());
+    nothing(&home.path(".local/share/larder"));
+    assert!(!socket.exists());
 }
