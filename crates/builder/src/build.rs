@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use graph::{Edge, Graph};
-use oci::{Digest, Platform, Reference};
+use oci::{Descriptor, Digest, Platform, Reference};
 use solver::Cause;
 use store::view::View;
-use tokio::sync::OnceCell;
 
 use crate::attestations::{Making, Pins, Wanted};
-use crate::caches::{self, Imports};
+use crate::caches;
 use crate::driver::{Held, Order};
 use crate::event::now_micros;
 use crate::exporters::Built;
@@ -41,6 +40,8 @@ pub struct Request {
     pub outputs: Vec<exporters::Request>,
     /// Caches to read, in order of preference.
     pub cache_from: Vec<caches::Request>,
+    /// Caches to write.
+    pub cache_to: Vec<caches::Request>,
     /// Fail when a step of these stages (empty list: any) must run, before it runs.
     pub fail_on_miss: Option<Vec<String>>,
     /// Granted to the build: `network.host`, `security.insecure`.
@@ -60,6 +61,8 @@ pub struct Response {
     /// How each result was built, by its name (empty for the only one): v0.2 predicates without operations and times, as
     /// buildx writes them into a metadata file.
     pub provenance: BTreeMap<String, serde_json::Value>,
+    /// For each written cache its manifest, in the order of the request; `None` where there was nothing to write.
+    pub caches: Vec<Option<Descriptor>>,
 }
 
 /// Steps that had to run although `fail_on_miss` forbids it: display name and cause.
@@ -84,7 +87,7 @@ pub struct Build {
     request: Request,
     keeper: Option<Keeper>,
     started: u64,
-    imports: OnceCell<Arc<Imports>>,
+    caches: caches::OfBuild,
     /// What the sources turned out to be, of everything that was made in it.
     pins: Mutex<Pins>,
 }
@@ -111,13 +114,14 @@ impl Build {
         request: Request,
     ) -> Result<Build, Error> {
         exporters::check(&request.outputs)?;
+        caches::export::check(&request.cache_to)?;
         Wanted::read(&request.attributes)?;
         let begin = || Keeper::begin(&engine.store, &request, &session.project());
         let keeper = if request.internal { None } else { Some(begin()?) };
         let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));
         let (engine, started, pins) = (engine.clone(), now_micros(), Mutex::default());
-        let imports = OnceCell::new();
-        Ok(Build { engine, session, events, request, keeper, started, imports, pins })
+        let caches = caches::OfBuild::default();
+        Ok(Build { engine, session, events, request, keeper, started, caches, pins })
     }
 
     /// What is wanted.
@@ -137,6 +141,15 @@ impl Build {
 
     /// The Dockerfile frontend with its attributes, then everything up to the outputs.
     pub async fn run(&self) -> Result<Response, Error> {
+        let made = self.make().await;
+        if made.is_err() {
+            // What succeeded is not lost, and the failure is what counts.
+            let _shown = self.export_caches(false).await;
+        }
+        self.export(made?).await
+    }
+
+    async fn make(&self) -> Result<Vec<Built>, Error> {
         let (attributes, inputs) = (&self.request.attributes, &self.request.inputs);
         let targets = self.dockerfile(attributes, inputs).await?;
         let origin = Arc::new(self.origin(Some(self.call("dockerfile.v0", attributes, inputs))));
@@ -152,8 +165,7 @@ impl Build {
             }
             Ok::<_, Error>(built)
         });
-        let built = futures_util::future::try_join_all(built).await?;
-        self.export(built).await
+        futures_util::future::try_join_all(built).await
     }
 
     /// Graphs of the client's Dockerfile, one a platform. Of them nothing is run yet. `inputs` are graphs that
@@ -209,54 +221,55 @@ impl Build {
             target: self.request.attributes.get("target").cloned().unwrap_or_default(),
             fail_on_miss: self.request.fail_on_miss.clone(),
             imports: self.imports().await,
-            trail: None,
+            trail: self.trail(),
         };
         let done = self.engine.driver.build(order).await?;
         self.pins().extend(done.pins);
+        self.caches.made(head.vertex);
         Ok(done.results.into_iter().next().unwrap_or_else(Held::scratch))
-    }
-
-    /// The caches that the request names, read once a build. One that can't be read shows as a failed step.
-    async fn imports(&self) -> Arc<Imports> {
-        let read = async {
-            let reading = self.request.cache_from.iter().map(|request| self.import(request));
-            let mut imports = Imports::default();
-            for (backend, outcome) in futures_util::future::join_all(reading).await {
-                imports.add(&backend, outcome);
-            }
-            Arc::new(imports)
-        };
-        self.imports.get_or_init(|| read).await.clone()
-    }
-
-    async fn import(&self, request: &caches::Request) -> (String, Result<Arc<caches::Import>, Error>) {
-        let backend = request.shown();
-        let name = format!("importing cache manifest from {backend}");
-        let task = self.events.begin(&format!("{} {name}", self.request.id), &name);
-        let read = async { caches::import(&self.work(task.step)?, request).await }.await;
-        (backend, task.finish(read))
     }
 
     pub(crate) fn pins(&self) -> MutexGuard<'_, Pins> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes every output, with the attestations that are wanted.
-    pub async fn export(&self, mut results: Vec<Built>) -> Result<Response, Error> {
+    /// Writes every output, with the attestations that are wanted, then every cache: what was built is kept even if an
+    /// output can't be written.
+    pub async fn export(&self, results: Vec<Built>) -> Result<Response, Error> {
+        let written = self.export_outputs(results).await;
+        let mut response = match written {
+            Ok(response) => response,
+            Err(error) => {
+                let _shown = self.export_caches(true).await;
+                return Err(error);
+            }
+        };
+        self.export_to(&mut response).await?;
+        Ok(response)
+    }
+
+    async fn export_outputs(&self, mut results: Vec<Built>) -> Result<Response, Error> {
         self.attest(&mut results).await?;
         let (engine, session, events, request) = (&self.engine, &self.session, &self.events, &self.request);
         let (id, attributes) = (&request.id, &request.attributes);
-        let written = exporters::export(engine, session, events, id, &request.outputs, &results, attributes).await?;
+        let inline = self.inline().await;
+        let (outputs, inline) = (&request.outputs, inline.as_ref());
+        let written = exporters::export(engine, session, events, id, outputs, &results, attributes, inline).await?;
         let (kept, provenance) = self.history_provenance(&results, &written)?;
         if let Some(keeper) = &self.keeper {
             keeper.wrote(&engine.store, &written, &kept)?;
         }
-        Ok(Response { exporter: written.response, provenance })
+        Ok(Response { exporter: written.response, provenance, caches: Vec::new() })
     }
 
     /// What it shares with other builds.
     pub(crate) fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// What it remembers for its caches.
+    pub(crate) fn caches(&self) -> &caches::OfBuild {
+        &self.caches
     }
 
     /// The client.

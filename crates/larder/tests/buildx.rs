@@ -400,12 +400,37 @@ fn a_client_through_dial_stdio() {
 
 /// Cache backends are not built yet: a build that names one passes, and says so.
 #[test]
-fn a_cache_that_is_left_out_is_told() {
+fn caches_in_folders_registries_and_images() {
     each(|kitchen, daemon| {
-        kitchen.write("Dockerfile", "FROM base\nRUN true\n");
-        let cache = format!("type=local,dest={}", kitchen.path("cache").display());
-        let ran = daemon.build(&["--cache-to", &cache]).ok();
-        assert!(ran.stderr.contains("caches of the type local are not built into larder yet"), "{}", ran.stderr);
+        let Some(registry) = testkit::registry::start() else { return };
+        kitchen.write("Dockerfile", "FROM base AS a\nCOPY f /f\nRUN cat /f > /g\nFROM base\nCOPY --from=a /g /g\n");
+        kitchen.write("f", "one");
+        let folder = kitchen.path("cache");
+        let _ = std::fs::remove_dir_all(&folder);
+        let (folder, image) = (folder.display(), format!("{}/app", registry.host));
+        let reference = format!("{image}:cache");
+        let to = [format!("type=local,dest={folder},mode=max"), format!("type=registry,ref={reference},mode=max")];
+        let out = format!("type=image,name={image},push=true");
+        let inline = ["--build-arg", "BUILDKIT_INLINE_CACHE=1", "-o", &out];
+        let args = [&["--cache-to", &to[0], "--cache-to", &to[1]][..], &inline].concat();
+        let made = daemon.build(&args).ok();
+        for step in ["exporting cache to client directory", "exporting cache to registry"] {
+            assert!(made.stderr.contains(step), "{}", made.stderr);
+        }
+        for from in [format!("type=local,src={folder}"), reference.clone(), image.clone()] {
+            // As if it had never been built here.
+            daemon.buildx(&["prune", "--all", "--force"]).ok();
+            let files = kitchen.path("files");
+            let out = format!("type=local,dest={}", files.display());
+            let ran = daemon.build(&["--cache-from", &from, "-o", &out]).ok();
+            assert!(ran.stderr.contains("importing cache manifest from"), "{}", ran.stderr);
+            // The image holds what it is made of, not the stage that it copied from.
+            assert_eq!(ran.missed(), 0, "{from}: {}", ran.stderr);
+            assert_eq!(std::fs::read_to_string(files.join("g")).unwrap(), "one");
+        }
+        let none = format!("{image}:none");
+        let ran = daemon.build(&["--cache-from", &none]).ok();
+        assert!(ran.stderr.contains(&format!("{none} is not there")), "{}", ran.stderr);
     });
 }
 

@@ -125,3 +125,108 @@ fn tree(folder: &Path) -> Vec<(PathBuf, u32, oci::Digest)> {
     found.sort();
     found
 }
+
+/// The config that larder exported into a folder.
+fn exported(folder: &Path) -> solver::exchange::Config {
+    let blob = |digest: &str| std::fs::read(folder.join("blobs/sha256").join(&digest[7..])).unwrap();
+    let json = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+    let index = json(std::fs::read(folder.join("index.json")).unwrap());
+    let manifest = json(blob(index["manifests"][0]["digest"].as_str().unwrap()));
+    for layer in manifest["layers"].as_array().unwrap() {
+        assert!(layer["annotations"]["containerd.io/uncompressed"].is_string(), "{layer}");
+        blob(layer["digest"].as_str().unwrap());
+    }
+    solver::exchange::Config::parse(&blob(manifest["config"]["digest"].as_str().unwrap())).unwrap()
+}
+
+/// What larder exports of a case has BuildKit's records and links, neither more nor fewer.
+#[test]
+fn exports_are_buildkits() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    for case in testkit::vectors::cases() {
+        let folder = kitchen.path(&format!("cache-{}", case.name));
+        let to = format!("type=local,dest={},mode=max", folder.display());
+        let root = format!("store-{}", case.name);
+        build(&kitchen, &case, &root, &["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+        let ours = exported(&folder);
+        let theirs = solver::exchange::Config::parse(&case.cache_blobs().0).unwrap();
+        let names = |config: &solver::exchange::Config| -> std::collections::BTreeMap<_, _> {
+            let layers = config.records().iter().map(|r| (r.digest, r.output.as_ref().map_or(0, |o| o.blobs.len())));
+            config.names().into_iter().zip(layers).collect()
+        };
+        assert_eq!(names(&ours), names(&theirs), "{}", case.name);
+        // All steps are cached now, and what is exported is the same.
+        build(&kitchen, &case, &root, &["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+        assert_eq!(exported(&folder), ours, "{}", case.name);
+    }
+}
+
+const STAGES: &str = "FROM base AS build\nWORKDIR /w\nCOPY src src\nRUN cat src/* > app\n\
+    FROM base\nCOPY --from=build /w/app /app\nRUN cat /app > /copy\n";
+
+#[test]
+fn through_a_registry_and_back() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    kitchen.write("Dockerfile", STAGES);
+    kitchen.write("src/a", "one");
+    let reference = format!("{}/team/app:cache", registry.host);
+    let to = format!("type=registry,ref={reference},mode=max");
+    let first = kitchen.build(&["--cache-to", &to, "--metadata-file", kitchen.path("meta").to_str().unwrap()]).ok();
+    assert!(first.stderr.contains("exporting cache to registry"), "{}", first.stderr);
+    assert!(first.stderr.contains("writing layer sha256:"), "{}", first.stderr);
+    let meta: serde_json::Value = serde_json::from_slice(&std::fs::read(kitchen.path("meta")).unwrap()).unwrap();
+    let manifest: oci::Descriptor = serde_json::from_str(meta["cache.manifest"].as_str().unwrap()).unwrap();
+    assert_eq!(manifest.media_type, oci::media::OCI_MANIFEST);
+    // Nothing is sent that is there already.
+    let again = kitchen.build(&["--cache-to", &to]).ok();
+    assert!(!again.stderr.contains("writing layer"), "{}", again.stderr);
+
+    // Another machine has the base and the source, and nothing else.
+    let other = |store: &str, args: &[&str]| {
+        let root = kitchen.path(store);
+        if !root.exists() {
+            let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
+            kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
+        }
+        let context = kitchen.context();
+        let mut all = vec!["build", "--progress", "plain"];
+        all.extend(args);
+        all.push(context.to_str().unwrap());
+        kitchen.larder_in(&root, &all)
+    };
+    let out = kitchen.path("copied");
+    let files = format!("type=local,dest={}", out.display());
+    let imported = other("other", &["--cache-from", &reference, "-o", &files]).ok();
+    assert_eq!(imported.missed(), 0, "{}", imported.stderr);
+    assert!(imported.stderr.contains(&format!("importing cache manifest from {reference}")), "{}", imported.stderr);
+    assert_eq!(std::fs::read_to_string(out.join("copy")).unwrap(), "one");
+    // A change: what it does not touch still hits.
+    kitchen.write("src/a", "two");
+    let changed = other("third", &["--cache-from", &reference, "-o", &files]).ok();
+    assert!(changed.stderr.contains("WORKDIR /w\n") && changed.missed() == 4, "{}", changed.stderr);
+    assert_eq!(std::fs::read_to_string(out.join("copy")).unwrap(), "two");
+    // mode=min keeps the result, and that is enough for the same build.
+    let small = format!("{}/team/app:min", registry.host);
+    other("third", &["--cache-to", &format!("type=registry,ref={small}"), "-o", "type=cacheonly"]).ok();
+    let imported = other("fourth", &["--cache-from", &small, "-o", &files]).ok();
+    assert_eq!(imported.missed(), 0, "{}", imported.stderr);
+}
+
+#[test]
+fn a_failed_build_keeps_what_succeeded() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let reference = format!("{}/cache", registry.host);
+    let to = format!("type=registry,ref={reference}");
+    kitchen.write("Dockerfile", "FROM base\nRUN echo long > /long\nRUN false\n");
+    assert_eq!(kitchen.build(&["--cache-to", &to]).code, 1);
+    kitchen.write("Dockerfile", "FROM base\nRUN echo long > /long\nRUN true\n");
+    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
+    let other = kitchen.path("other");
+    kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    let context = kitchen.context();
+    let args = ["build", "--progress", "plain", "--cache-from", &reference, context.to_str().unwrap()];
+    let ran = kitchen.larder_in(&other, &args).ok();
+    assert_eq!(ran.missed(), 1, "{}", ran.stderr);
+}

@@ -40,7 +40,9 @@ fn flags_that_are_wrong() {
         (vec!["-o", "type=soup"], "`soup` is not an output type"),
         (vec!["--target", "nope"], "target stage \"nope\" could not be found"),
         (vec!["--platform", "no/such/thing/here"], "is not a platform"),
-        (vec!["--cache-to", "type=registry,ref=x"], "not built yet"),
+        (vec!["--cache-to", "type=gha"], "`gha` is not a cache that larder can write"),
+        (vec!["--cache-to", "type=registry"], "needs ref=…"),
+        (vec!["--cache-to", "type=inline,mode=most"], "expected min or max"),
     ] {
         let ran = kitchen.build(&args);
         assert_ne!(ran.code, 0);

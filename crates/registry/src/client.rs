@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use oci::{Descriptor, Digest, Hasher, Reference, media};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use crate::auth::{Challenge, basic};
@@ -33,6 +33,15 @@ pub struct Client {
     plain: HashSet<String>,
 }
 
+/// What is sent, perhaps several times.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// From memory.
+    Bytes(Vec<u8>),
+    /// A file, streamed.
+    File(std::path::PathBuf),
+}
+
 /// One request as it is tried, perhaps several times.
 pub(crate) struct Ask<'a> {
     pub method: Method,
@@ -40,7 +49,7 @@ pub(crate) struct Ask<'a> {
     pub reference: &'a Reference,
     /// `pull` or `pull,push`.
     pub actions: &'a str,
-    pub body: Option<(String, Vec<u8>)>,
+    pub body: Option<(String, Content)>,
     pub range: Option<u64>,
 }
 
@@ -192,7 +201,16 @@ impl Client {
             request = request.header(AUTHORIZATION, value);
         }
         if let Some((kind, body)) = &ask.body {
-            request = request.header(CONTENT_TYPE, kind).body(body.clone());
+            request = request.header(CONTENT_TYPE, kind);
+            request = match body {
+                Content::Bytes(bytes) => request.body(bytes.clone()),
+                Content::File(path) => {
+                    let failed = |source| Error::Write { what: path.display().to_string(), source };
+                    let file = std::fs::File::open(path).map_err(failed)?;
+                    let size = file.metadata().map_err(failed)?.len();
+                    request.header(CONTENT_LENGTH, size).body(tokio::fs::File::from_std(file))
+                }
+            };
         }
         if let Some(from) = ask.range {
             request = request.header(RANGE, format!("bytes={from}-"));

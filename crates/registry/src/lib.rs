@@ -10,7 +10,7 @@ mod push;
 pub mod server;
 
 pub use auth::Login;
-pub use client::Client;
+pub use client::{Client, Content};
 pub use download::Download;
 
 /// Why a registry could not be used.

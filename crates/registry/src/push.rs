@@ -5,50 +5,112 @@ use oci::{Descriptor, Digest, Reference};
 use reqwest::Method;
 use reqwest::header::LOCATION;
 
-use crate::client::{Ask, Client, escape};
+use crate::client::{Ask, Client, Content, escape, root_cause};
 use crate::{Error, Login};
 
 impl Client {
-    /// Whether the repository has a blob.
-    pub async fn has_blob(&self, reference: &Reference, digest: &Digest, login: &dyn Login) -> Result<bool, Error> {
+    /// Whether the repository has a blob. `actions`: what the asker may do there, `pull` or `pull,push`.
+    pub async fn has_blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        actions: &str,
+        login: &dyn Login,
+    ) -> Result<bool, Error> {
         let url = format!("{}/v2/{}/blobs/{digest}", self.base(&reference.domain), reference.path);
-        let ask = Ask { method: Method::HEAD, url, reference, actions: "pull,push", body: None, range: None };
+        let ask = Ask { method: Method::HEAD, url, reference, actions, body: None, range: None };
         match self.send(&ask, login).await {
             Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) if matches!(error.last(), Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    /// Uploads a blob, unless it is there. `from`: a repository of the same registry that may have it.
+    /// Uploads a blob, unless it is there.
     pub async fn push_blob(
         &self,
         reference: &Reference,
         what: &Descriptor,
-        from: Option<&str>,
-        read: &mut (dyn FnMut() -> std::io::Result<Vec<u8>> + Send),
+        content: Content,
         login: &dyn Login,
     ) -> Result<(), Error> {
-        if self.has_blob(reference, &what.digest, login).await? {
+        if self.has_blob(reference, &what.digest, "pull,push", login).await? {
             return Ok(());
         }
+        self.upload_blob(reference, what, content, login).await
+    }
+
+    /// Takes a blob over from another repository of the same registry; says whether it did.
+    pub async fn mount_blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        from: &str,
+        login: &dyn Login,
+    ) -> Result<bool, Error> {
+        let blob = escape(&digest.to_string());
+        let path = format!("?mount={blob}&from={}", escape(from));
+        Ok(self.begin_upload(reference, &path, login).await?.is_none())
+    }
+
+    /// Uploads a blob without asking whether it is there.
+    pub async fn upload_blob(
+        &self,
+        reference: &Reference,
+        what: &Descriptor,
+        content: Content,
+        login: &dyn Login,
+    ) -> Result<(), Error> {
+        let Some(target) = self.begin_upload(reference, "", login).await? else { return Ok(()) };
+        let mark = if target.contains('?') { '&' } else { '?' };
+        let url = format!("{target}{mark}digest={}", escape(&what.digest.to_string()));
+        let body = Some(("application/octet-stream".to_owned(), content));
+        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
+        self.send(&ask, login).await.map(drop)
+    }
+
+    /// Where to send a blob to; `None` when it is there with that.
+    async fn begin_upload(
+        &self,
+        reference: &Reference,
+        query: &str,
+        login: &dyn Login,
+    ) -> Result<Option<String>, Error> {
         let address = self.base(&reference.domain);
-        let mut url = format!("{address}/v2/{}/blobs/uploads/", reference.path);
-        if let Some(from) = from {
-            url.push_str(&format!("?mount={}&from={}", escape(&what.digest.to_string()), escape(from)));
-        }
+        let url = format!("{address}/v2/{}/blobs/uploads/{query}", reference.path);
         let ask = Ask { method: Method::POST, url, reference, actions: "pull,push", body: None, range: None };
         let started = self.send(&ask, login).await?;
         if started.status() == reqwest::StatusCode::CREATED {
-            return Ok(());
+            return Ok(None);
         }
         let location = started.headers().get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        let target = if location.starts_with('/') { format!("{address}{location}") } else { location.to_owned() };
-        let mark = if target.contains('?') { '&' } else { '?' };
-        let url = format!("{target}{mark}digest={}", escape(&what.digest.to_string()));
-        let bytes = read().map_err(|source| Error::Write { what: what.digest.to_string(), source })?;
-        let body = Some(("application/octet-stream".to_owned(), bytes));
-        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
+        Ok(Some(if location.starts_with('/') { format!("{address}{location}") } else { location.to_owned() }))
+    }
+
+    /// Tags of the repository that sort after `after`; a registry that can't begin there gives all.
+    pub async fn tags(&self, reference: &Reference, after: &str, login: &dyn Login) -> Result<Vec<String>, Error> {
+        #[derive(serde::Deserialize)]
+        struct Answer {
+            tags: Option<Vec<String>>,
+        }
+        let url =
+            format!("{}/v2/{}/tags/list?n=1000&last={}", self.base(&reference.domain), reference.path, escape(after));
+        let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range: None };
+        let failed = |reason: String| Error::Unreachable { url: url.clone(), reason };
+        let bytes = self.send(&ask, login).await?.bytes().await.map_err(|e| failed(root_cause(&e)))?;
+        let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
+        Ok(answer.tags.unwrap_or_default())
+    }
+
+    /// Removes a manifest with every tag that names it.
+    pub async fn delete_manifest(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        login: &dyn Login,
+    ) -> Result<(), Error> {
+        let url = format!("{}/v2/{}/manifests/{digest}", self.base(&reference.domain), reference.path);
+        let ask = Ask { method: Method::DELETE, url, reference, actions: "pull,push,delete", body: None, range: None };
         self.send(&ask, login).await.map(drop)
     }
 
@@ -63,7 +125,7 @@ impl Client {
         let digest = Digest::of(bytes);
         let name = reference.tag.clone().unwrap_or_else(|| digest.to_string());
         let url = format!("{}/v2/{}/manifests/{name}", self.base(&reference.domain), reference.path);
-        let body = Some((media_type.to_owned(), bytes.to_vec()));
+        let body = Some((media_type.to_owned(), Content::Bytes(bytes.to_vec())));
         let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
         self.send(&ask, login).await?;
         Ok(digest)

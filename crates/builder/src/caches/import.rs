@@ -10,8 +10,9 @@ use solver::exchange::{Config, Imported, Listing, Output, UNCOMPRESSED};
 use solver::{Cause, KeyId, Link};
 
 use super::place::Place;
-use super::{Error, Request, cause};
+use super::{Error, Request, cause, parts};
 use crate::Work;
+use crate::sources::bytes::Origin;
 use crate::sources::layers::Layers;
 
 /// A cache that was read.
@@ -90,6 +91,26 @@ impl Import {
         Layers { name: format!("from the cache {}", self.backend), origin: self.place.origin(), list }
     }
 
+    /// The digest that a key is exported under.
+    pub fn digest(&self, key: &KeyId) -> Option<Digest> {
+        self.index.record(key).map(|record| record.digest)
+    }
+
+    /// The keys that lead to a key: for each input the selector and the input's key.
+    pub fn inputs(&self, key: &KeyId) -> Vec<Vec<(Option<Digest>, KeyId)>> {
+        self.index.inputs(key)
+    }
+
+    /// Where its blobs come from.
+    pub fn origin(&self) -> Origin {
+        self.place.origin()
+    }
+
+    /// Its reference, when it is kept in a registry.
+    pub fn reference(&self) -> Option<&oci::Reference> {
+        if let Place::Registry(reference) = &self.place { Some(reference) } else { None }
+    }
+
     /// A result can't be had: it is not found again.
     pub fn lose(&self, key: KeyId, cause: Cause) {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(key, cause);
@@ -135,6 +156,11 @@ fn diff_id(blob: &Descriptor) -> Option<Digest> {
 /// The config and the blobs of what lies at a place.
 async fn read(work: &Work, place: &Place) -> Result<(Config, BTreeMap<Digest, Descriptor>), crate::Error> {
     let no_cache = |reason: String| Error::NoCache { place: place.shown(), reason };
+    if let Place::Registry(reference) = place
+        && let Some(kept) = parts::read(work, reference).await?
+    {
+        return Ok((kept.config, kept.blobs));
+    }
     let bytes = place.manifest(work).await?;
     let document = ManifestOrIndex::decode(&bytes, None).map_err(|e| no_cache(e.to_string()))?;
     if let Some(listing) = Listing::read(&document) {

@@ -2,7 +2,11 @@
 //! What a cache says is `solver::exchange`'s; here is where it is kept, what of it is there, and when its bytes move.
 //! Whatever goes wrong elsewhere costs steps that run, never the build.
 
+mod collect;
+pub mod export;
 mod import;
+mod of_build;
+mod parts;
 mod place;
 mod remote;
 
@@ -12,6 +16,7 @@ use std::io::ErrorKind;
 use solver::Cause;
 
 pub use import::{Import, Imports, import};
+pub use of_build::OfBuild;
 pub use remote::Remote;
 
 /// One `--cache-from` or `--cache-to`.
@@ -41,6 +46,15 @@ impl Request {
 
     fn required(&self, name: &'static str) -> Result<&str, Error> {
         self.attribute(name).ok_or_else(|| Error::Missing { kind: self.kind.clone(), name })
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool, Error> {
+        match self.attribute(name) {
+            None => Ok(default),
+            Some("true" | "1") => Ok(true),
+            Some("false" | "0") => Ok(false),
+            Some(value) => Err(self.bad(name, value, "expected true or false")),
+        }
     }
 
     fn bad(&self, name: &str, value: &str, reason: &str) -> Error {

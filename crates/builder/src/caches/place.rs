@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 use oci::{Descriptor, Digest, Reference};
+use registry::Content;
+use store::Resource;
 
 use super::{Error, Request};
 use crate::Work;
-use crate::session::Content;
+use crate::session;
 use crate::sources::bytes::{ClientLogin, Origin};
 
 /// So many questions about blobs are on their way at once.
@@ -25,7 +27,7 @@ pub enum Place {
         /// As the client wrote it.
         path: String,
         /// Its blobs.
-        content: Arc<dyn Content>,
+        content: Arc<dyn session::Content>,
         /// The manifest to read, which the client looked up.
         manifest: Option<Digest>,
     },
@@ -45,6 +47,15 @@ impl Place {
                 let (kind, expected) = (kind.to_owned(), "registry or local");
                 Err(Error::UnknownKind { kind, doing: "read", expected })
             }
+        }
+    }
+
+    /// Where a `--cache-to` goes.
+    pub async fn to_write(work: &Work, request: &Request) -> Result<Place, Error> {
+        match request.kind.as_str() {
+            "registry" => Ok(Place::Registry(reference(request)?)),
+            "local" => folder(work, request.required("dest")?, None).await,
+            kind => Err(unknown(kind)),
         }
     }
 
@@ -104,7 +115,8 @@ impl Place {
 
     /// Which of these blobs are not there. Asked side by side.
     pub async fn lacks(&self, work: &Work, blobs: BTreeSet<Digest>) -> Result<BTreeSet<Digest>, crate::Error> {
-        let answers = stream::iter(blobs).map(|digest| async move { (digest, self.has(work, &digest).await) });
+        let answers = blobs.into_iter().map(|digest| async move { (digest, self.has(work, &digest).await) }.boxed());
+        let answers = stream::iter(answers.collect::<Vec<_>>());
         let mut answers = answers.buffer_unordered(AT_ONCE);
         let mut lacking = BTreeSet::new();
         while let Some((digest, has)) = answers.next().await {
@@ -119,14 +131,91 @@ impl Place {
         match self {
             Place::Registry(reference) => {
                 let login = ClientLogin(work.session.clone());
-                Ok(work.engine.registry.has_blob(reference, digest, &login).await?)
+                Ok(work.engine.registry.has_blob(reference, digest, "pull", &login).await?)
             }
             Place::Folder { content, .. } => Ok(content.size(digest).await?.is_some()),
         }
     }
 }
 
-fn reference(request: &Request) -> Result<Reference, Error> {
+/// Writing.
+impl Place {
+    /// Takes a blob over from another repository of the same registry; says whether it did.
+    pub async fn mount(&self, work: &Work, blob: &Descriptor, from: &[&Reference]) -> Result<bool, crate::Error> {
+        let Place::Registry(reference) = self else { return Ok(false) };
+        let login = ClientLogin(work.session.clone());
+        for other in from.iter().filter(|r| r.domain == reference.domain && r.path != reference.path) {
+            if work
+                .engine
+                .registry
+                .mount_blob(reference, &blob.digest, &other.path, &login)
+                .await
+                .map_err(Error::from)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Writes a blob of the store that is not there yet.
+    pub async fn put(&self, work: &Work, blob: &Descriptor) -> Result<(), crate::Error> {
+        let store = &work.engine.store;
+        let _held = store.leases().hold(Resource::Blob(blob.digest))?;
+        match self {
+            Place::Registry(reference) => {
+                let login = ClientLogin(work.session.clone());
+                // Opened for its errors: a blob that is gone or damaged is not offered.
+                drop(store.blobs().open(&blob.digest)?);
+                let path = store.blobs().path(&blob.digest);
+                let put = work.engine.registry.upload_blob(reference, blob, Content::File(path), &login).await;
+                Ok(put.map_err(Error::from)?)
+            }
+            Place::Folder { content, .. } => {
+                let file = store.blobs().open(&blob.digest)?;
+                Ok(content.write(&blob.digest, blob.size, Box::new(file)).await.map_err(Error::from)?)
+            }
+        }
+    }
+
+    /// Writes a small blob from memory.
+    pub async fn put_bytes(&self, work: &Work, blob: &Descriptor, bytes: Vec<u8>) -> Result<(), crate::Error> {
+        if self.has(work, &blob.digest).await? {
+            return Ok(());
+        }
+        match self {
+            Place::Registry(reference) => {
+                let login = ClientLogin(work.session.clone());
+                let put = work.engine.registry.upload_blob(reference, blob, Content::Bytes(bytes), &login).await;
+                Ok(put.map_err(Error::from)?)
+            }
+            Place::Folder { content, .. } => {
+                let from = Box::new(std::io::Cursor::new(bytes));
+                Ok(content.write(&blob.digest, blob.size, from).await.map_err(Error::from)?)
+            }
+        }
+    }
+
+    /// Writes the manifest, under the place's name where it has one.
+    pub async fn put_manifest(&self, work: &Work, manifest: &Descriptor, bytes: Vec<u8>) -> Result<(), crate::Error> {
+        match self {
+            Place::Registry(reference) => {
+                let login = ClientLogin(work.session.clone());
+                let put = work.engine.registry.push_manifest(reference, &manifest.media_type, &bytes, &login).await;
+                Ok(put.map(drop).map_err(Error::from)?)
+            }
+            Place::Folder { .. } => self.put_bytes(work, manifest, bytes).await,
+        }
+    }
+}
+
+/// A kind of cache that is not written.
+pub fn unknown(kind: &str) -> Error {
+    Error::UnknownKind { kind: kind.to_owned(), doing: "write", expected: "registry, local or inline" }
+}
+
+/// The reference that names a cache in a registry.
+pub fn reference(request: &Request) -> Result<Reference, Error> {
     let text = request.required("ref")?;
     let parsed = Reference::parse(text).map_err(|e| request.bad("ref", text, &e.to_string()))?;
     Ok(parsed.or_latest())

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use oci::{Descriptor, Digest, History, ImageConfig, Index, Manifest, media};
+use store::layer::Recipe;
 use store::{Resource, SnapshotId, Store};
 
 use super::options::{Options, Place};
 use super::{Built, Error, Export, Written, attested};
+use crate::caches::export::inline;
 use crate::event::What;
 use crate::{Live, blocking};
 
@@ -123,6 +125,14 @@ async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Resu
         false => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
     };
     let store = &export.work.engine.store;
+    let mut config = serde_json::to_value(&config).map_err(unwritable)?;
+    if let (Some(done), Some(fields)) = (export.inline, config.as_object_mut()) {
+        let blobs: Vec<Digest> = layers.iter().map(|l| l.descriptor.digest).collect();
+        part(export, "preparing layers for inline cache");
+        if let Some(records) = inline(&export.work, done, options.recipe, options.force, &blobs).await? {
+            fields.insert("moby.buildkit.cache.v0".to_owned(), records.into());
+        }
+    }
     let config = put(store, config_media, &pretty(&config)?)?;
     part(export, &format!("exporting config {}", config.digest));
     let layers: Vec<Descriptor> = layers.into_iter().map(|l| l.descriptor).collect();
@@ -144,7 +154,11 @@ async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Resu
 }
 
 pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
-    serde_json::to_vec_pretty(value).map_err(|e| Error::Write { what: "a manifest".to_owned(), source: e.into() })
+    serde_json::to_vec_pretty(value).map_err(unwritable)
+}
+
+fn unwritable(error: serde_json::Error) -> Error {
+    Error::Write { what: "a manifest".to_owned(), source: error.into() }
 }
 
 pub(crate) fn put(store: &Store, media_type: &str, bytes: &[u8]) -> Result<Descriptor, Error> {
@@ -186,19 +200,30 @@ async fn layers(
 
 fn layer(store: &Store, id: SnapshotId, options: &Options) -> Result<Layer, store::Error> {
     let created = Some(store.snapshots().info(id)?.created);
+    let (descriptor, diff_id, fetched) = layer_blob(store, id, &options.recipe, options.force)?;
+    let created = created.filter(|_| !fetched);
+    Ok(Layer { descriptor: media_of(descriptor, options), diff_id, created })
+}
+
+/// A snapshot's own layer as a blob of the store, with its diff id, and whether it came from elsewhere. Packed now if
+/// need be.
+pub(crate) fn layer_blob(
+    store: &Store,
+    id: SnapshotId,
+    recipe: &Recipe,
+    force: bool,
+) -> Result<(Descriptor, Digest, bool), store::Error> {
     let known = store.layer_blobs().get(id)?;
-    if let (Some(diff_id), false) = (known.diff_id, options.force) {
+    if let (Some(diff_id), false) = (known.diff_id, force) {
         // What came compressed goes out as it came.
         for form in known.forms.iter().filter(|f| f.recipe == "fetched") {
             if store.blobs().has(&form.digest)? {
-                let descriptor = Descriptor::new(&form.media_type, form.digest, form.size);
-                return Ok(Layer { descriptor: media_of(descriptor, options), diff_id, created: None });
+                return Ok((Descriptor::new(&form.media_type, form.digest, form.size), diff_id, true));
             }
         }
     }
-    let packed = store::layer::pack(store, id, &options.recipe)?;
-    let descriptor = Descriptor::new(&packed.media_type, packed.digest, packed.size);
-    Ok(Layer { descriptor, diff_id: packed.diff_id, created })
+    let packed = store::layer::pack(store, id, recipe)?;
+    Ok((Descriptor::new(&packed.media_type, packed.digest, packed.size), packed.diff_id, false))
 }
 
 /// The same layer under the media type that the image's kind wants.

@@ -1,7 +1,6 @@
 //! `type=image`: an image in larder's own store under its names, and in registries where it is to be pushed.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use base64::Engine;
 use oci::Reference;
@@ -69,13 +68,10 @@ async fn push(export: &Export<'_>, options: &Options, image: &Image, name: &Refe
         let login = &login;
         async move {
             let _held = store.leases().hold(Resource::Blob(blob.digest))?;
-            let mut read = || {
-                let mut bytes = Vec::with_capacity(usize::try_from(blob.size).unwrap_or(0));
-                let mut file = store.blobs().open(&blob.digest).map_err(std::io::Error::other)?;
-                file.read_to_end(&mut bytes)?;
-                Ok(bytes)
-            };
-            registry.push_blob(name, blob, None, &mut read, login).await.map_err(Error::from)
+            // Opened for its errors: a blob that is gone or damaged is not offered.
+            drop(store.blobs().open(&blob.digest)?);
+            let content = registry::Content::File(store.blobs().path(&blob.digest));
+            registry.push_blob(name, blob, content, login).await.map_err(Error::from)
         }
     });
     futures_util::future::try_join_all(pushes).await?;

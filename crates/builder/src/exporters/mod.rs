@@ -2,11 +2,11 @@
 //! One file each; an exporter reads results and never changes them.
 
 mod archive;
-mod assemble;
+pub(crate) mod assemble;
 mod attested;
 mod files;
 mod image;
-mod options;
+pub(crate) mod options;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use oci::{Descriptor, Digest, ImageConfig, Platform};
 use serde::{Deserialize, Serialize};
 
 use crate::attestations::{Attestation, Making};
+use crate::caches::export::Done;
 use crate::driver::Held;
 use crate::{Engine, Events, Work, session};
 
@@ -100,6 +101,8 @@ pub(crate) struct Export<'a> {
     pub epoch: Option<i64>,
     /// Statements that were made before.
     pub statements: BTreeMap<Digest, Digest>,
+    /// What the build did, where images are to hold the cache of their own layers.
+    pub inline: Option<&'a Done>,
 }
 
 /// What a kind of output is called while it is written; `None` for the one that writes nothing.
@@ -120,6 +123,16 @@ pub(crate) fn check(outputs: &[Request]) -> Result<(), Error> {
     outputs.iter().try_for_each(|output| title(&output.kind).map(drop))
 }
 
+/// The repositories that images are pushed to.
+pub(crate) fn pushed(outputs: &[Request]) -> Vec<oci::Reference> {
+    let pushes = |o: &&Request| {
+        o.kind == "registry" || o.attributes.get("push").is_some_and(|v| matches!(v.as_str(), "" | "true" | "1"))
+    };
+    let names = outputs.iter().filter(pushes).filter_map(|o| o.attributes.get("name"));
+    names.flat_map(|list| list.split(',')).filter_map(|name| oci::Reference::parse(name).ok()).collect()
+}
+
+#[allow(clippy::too_many_arguments)] // what a build has, once
 /// Writes every output, one after the other, and gives BuildKit's exporter response.
 pub async fn export(
     engine: &Arc<Engine>,
@@ -129,6 +142,7 @@ pub async fn export(
     outputs: &[Request],
     results: &[Built],
     attributes: &BTreeMap<String, String>,
+    inline: Option<&Done>,
 ) -> Result<Written, crate::Error> {
     let mut all = Written::default();
     let attested = results.iter().any(|built| !built.attestations.is_empty());
@@ -141,7 +155,7 @@ pub async fn export(
         let work =
             Work { engine: engine.clone(), session: session.clone(), events: events.clone(), step: task.step, cancel };
         let statements = statements.clone();
-        let export = Export { work, index, request, results, epoch, statements };
+        let export = Export { work, index, request, results, epoch, statements, inline };
         let written = match request.kind.as_str() {
             "image" | "registry" => image::export(&export).await,
             "oci" | "docker" => archive::export(&export).await,

@@ -102,10 +102,11 @@ impl Options {
     }
 }
 
-fn compression(
+/// `compression` and `compression-level`; `bad` makes the error of an attribute that is wrong.
+pub(crate) fn compression<E>(
     attributes: &BTreeMap<String, String>,
-    bad: &dyn Fn(&str, &str, String) -> Error,
-) -> Result<Compression, Error> {
+    bad: &dyn Fn(&str, &str, String) -> E,
+) -> Result<Compression, E> {
     let level = match attributes.get("compression-level") {
         Some(text) => {
             let level =

@@ -1,6 +1,7 @@
 //! Layers that lie elsewhere, with their uncompressed digests: brought here and unpacked when their files are needed.
 //! Layers that are here already, under whatever image or cache they came, are not brought again.
 
+use futures_util::FutureExt;
 use oci::{Descriptor, Digest};
 use store::{Resource, SnapshotId};
 use tokio::sync::Mutex;
@@ -60,11 +61,13 @@ impl Layers {
     }
 
     async fn fetch_from(&self, work: &Work, first: usize) -> Result<(), Error> {
-        let fetches = self.list[first..].iter().map(|(layer, _)| async move {
-            let fetched = self.origin.fetch(work, layer).await;
-            fetched.map_err(|error| Error::Blob { digest: layer.digest, error: Box::new(error) })
-        });
+        let fetches = self.list[first..].iter().map(|(layer, _)| self.fetch_one(work, layer).boxed());
         futures_util::future::try_join_all(fetches).await.map(drop)
+    }
+
+    async fn fetch_one(&self, work: &Work, layer: &Descriptor) -> Result<(), Error> {
+        let fetched = self.origin.fetch(work, layer).await;
+        fetched.map_err(|error| Error::Blob { digest: layer.digest, error: Box::new(error) })
     }
 
     /// The files as a snapshot, brought and unpacked now if need be; `None` when there is no layer.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use builder::build::{Build, Request, Response};
-use builder::exporters;
+use builder::{caches, exporters};
 use prost::Message;
 use proto::control::{CacheOptionsEntry, SolveRequest, SolveResponse};
 use tonic::Status;
@@ -40,7 +40,6 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) 
     let job = running.job.clone();
     let _under_way = UnderWay { running: Some(running), daemon };
     history::began(daemon, &job);
-    tell_left_out(&job, &request);
     let outcome = if request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty()) {
         match returned.await {
             Ok(Ok(result)) => bridge::result::export(&job, &result).await,
@@ -50,6 +49,10 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) 
     } else {
         direct(&job, &request).await
     };
+    if outcome.is_err() {
+        // What succeeded is not lost; the failure is what counts.
+        let _shown = job.build.export_caches(false).await;
+    }
     let ended = match &outcome {
         Ok(response) => Ok(response.clone()),
         Err(status) => {
@@ -79,21 +82,6 @@ impl Drop for UnderWay<'_> {
             history::ended(self.daemon, &job.id);
         }
     }
-}
-
-/// Cache backends are not built yet. A cache never fails a build: each shows as a failed step, and the build goes on.
-fn tell_left_out(job: &Job, request: &SolveRequest) {
-    let Some(cache) = &request.cache else { return };
-    let tell = |doing: &str, entry: &CacheOptionsEntry| {
-        let place = entry.attrs.get("ref").or(entry.attrs.get("src")).or(entry.attrs.get("dest"));
-        let name = format!("{doing} {}", place.unwrap_or(&entry.r#type));
-        let task = job.build.events().begin(&format!("{} {name}", job.id), &name);
-        let reason = format!("caches of the type {} are not built into larder yet: left out", entry.r#type);
-        let told: Result<(), String> = task.finish(Err(reason));
-        drop(told);
-    };
-    cache.imports.iter().for_each(|entry| tell("importing cache manifest from", entry));
-    cache.exports.iter().for_each(|entry| tell("exporting cache to", entry));
 }
 
 fn refuse(daemon: &Daemon, entitlements: &[String]) -> Result<(), Status> {
@@ -130,12 +118,33 @@ fn wanted(request: &SolveRequest) -> Result<Request, Status> {
         inputs,
         attributes: request.frontend_attrs.clone().into_iter().collect(),
         outputs,
-        cache_from: Vec::new(),
+        cache_from: if request.internal { Vec::new() } else { cache_from(request) },
+        cache_to: request.cache.iter().filter(|_| !request.internal).flat_map(|c| &c.exports).map(cache).collect(),
         fail_on_miss: None,
         entitlements: request.entitlements.clone(),
         internal: request.internal,
         traceparent: String::new(),
     })
+}
+
+/// The caches to read. Some clients tell only the frontend of them.
+fn cache_from(request: &SolveRequest) -> Vec<caches::Request> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Entry {
+        r#type: String,
+        #[serde(default)]
+        attrs: BTreeMap<String, String>,
+    }
+    let told: Vec<caches::Request> = request.cache.iter().flat_map(|cache| &cache.imports).map(cache).collect();
+    let attribute = request.frontend_attrs.get("cache-imports").filter(|_| told.is_empty());
+    let entries: Vec<Entry> = attribute.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+    let entries = entries.into_iter().map(|e| caches::Request { kind: e.r#type, attributes: e.attrs });
+    told.into_iter().chain(entries).collect()
+}
+
+fn cache(entry: &CacheOptionsEntry) -> caches::Request {
+    caches::Request { kind: entry.r#type.clone(), attributes: entry.attrs.clone().into_iter().collect() }
 }
 
 /// How an output goes to the client.

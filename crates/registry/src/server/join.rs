@@ -2,7 +2,7 @@
 //! whatever the order. The manifest at the tag stays one that BuildKit reads. An extension of larder's, by its name:
 //! `PUT /v2/<name>/manifests/<tag>?join=cache`, and `GET /v2/<name>/_larder/cache/filter/<tag-or-digest>`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use hyper::StatusCode;
 use oci::{Descriptor, Digest, ManifestOrIndex};
@@ -86,7 +86,7 @@ impl Cache {
         let digest = Digest::of(&bytes);
         self.listing.config = Descriptor::new(CONFIG, digest, bytes.len() as u64);
         contents.put_blob(name, &(&digest).into(), bytes).await?;
-        let (bytes, media_type) = self.listing.write(&config, self.form).map_err(failed)?;
+        let (bytes, media_type) = self.listing.write(&config, self.form, BTreeMap::new()).map_err(failed)?;
         let digest = ContentDigest::of(Algorithm::Sha256, &bytes);
         Ok(Manifest { digest, media_type: media_type.to_owned(), bytes })
     }

@@ -60,11 +60,16 @@ impl Listing {
         }
     }
 
-    /// Writes a manifest of what `config` needs of the blobs; gives its bytes and media type. Its order is that of digests.
+    /// Writes a manifest of what `config` needs of the blobs, with annotations of its own (Docker has none); gives its bytes and media type. Its order is that of digests.
     ///
     /// # Errors
     /// [`Error::NoCache`] when the config needs a blob that is not listed.
-    pub fn write(&self, config: &Config, form: Form) -> Result<(Vec<u8>, &'static str), Error> {
+    pub fn write(
+        &self,
+        config: &Config,
+        form: Form,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<(Vec<u8>, &'static str), Error> {
         let docker = form == Form::Index { docker: true };
         let mut layers = BTreeMap::new();
         for digest in config.blobs() {
@@ -74,7 +79,7 @@ impl Listing {
             layers.insert(digest, layer);
         }
         let mut layers: Vec<Descriptor> = layers.into_values().collect();
-        let (schema_version, artifact_type, subject, annotations) = (2, None, None, BTreeMap::new());
+        let (schema_version, artifact_type, subject) = (2, None, None);
         let json = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(|e| Error::Json { reason: e.to_string() });
         Ok(match form {
             Form::ImageManifest => {

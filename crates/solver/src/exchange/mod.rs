@@ -187,6 +187,28 @@ impl Config {
         fold::names(&self.records).unwrap_or_default()
     }
 
+    /// Leaves out what leads to no result.
+    pub fn pruned(&self) -> Config {
+        let mut needed = vec![false; self.records.len()];
+        let has_output = |(index, record): (usize, &Record)| record.output.is_some().then_some(index);
+        let mut open: Vec<usize> = self.records.iter().enumerate().filter_map(has_output).collect();
+        while let Some(index) = open.pop() {
+            if !std::mem::replace(&mut needed[index], true) {
+                open.extend(self.records[index].inputs.iter().flatten().map(|input| input.record));
+            }
+        }
+        let mut position = vec![0; needed.len()];
+        let kept = needed.iter().enumerate().filter(|(_, needed)| **needed).map(|(old, _)| old);
+        kept.clone().enumerate().for_each(|(new, old)| position[old] = new);
+        let renumbered = kept.map(|old| {
+            let mut record = self.records[old].clone();
+            record.inputs.iter_mut().flatten().for_each(|input| input.record = position[input.record]);
+            record
+        });
+        // The order of what stays is as it was.
+        Config { records: renumbered.collect(), annotations: self.annotations.clone() }
+    }
+
     /// Takes the results of some records out.
     pub fn without(&self, lost: impl Fn(&Output) -> bool) -> Config {
         let mut config = self.clone();

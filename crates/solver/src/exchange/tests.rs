@@ -176,7 +176,7 @@ fn buildkits_caches_are_written_as_they_were() {
         let listing = Listing::read(&document).unwrap();
         assert!(read.blobs().all(|blob| listing.blobs.contains_key(&blob)), "{}", case.name);
         for form in [super::Form::ImageManifest, super::Form::Index { docker: false }] {
-            let (written, _) = listing.write(&read, form).unwrap();
+            let (written, _) = listing.write(&read, form, BTreeMap::new()).unwrap();
             let again = Listing::read(&oci::ManifestOrIndex::decode(&written, None).unwrap()).unwrap();
             assert_eq!(again, listing, "{}", case.name);
         }

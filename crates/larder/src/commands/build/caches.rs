@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use builder::caches::Request;
+use oci::Descriptor;
 
 use super::csv;
 use crate::client::LocalSession;
@@ -33,6 +34,39 @@ pub fn imports(texts: &[String], session: &mut LocalSession) -> Result<(Vec<Requ
         requests.push(request);
     }
     Ok((requests, warnings))
+}
+
+/// Caches to write.
+pub fn exports(texts: &[String], session: &mut LocalSession) -> Result<Vec<Request>, String> {
+    let mut requests: Vec<Request> = Vec::new();
+    for text in texts {
+        let request = parse("--cache-to", text)?;
+        if request.kind == "local" {
+            let dest = request.attributes.get("dest").filter(|d| !d.is_empty());
+            let dest = dest.ok_or_else(|| format!("--cache-to {text}: dest=FOLDER is missing"))?;
+            session.content.insert(format!("local:{dest}"), Folder::new(Path::new(dest)));
+        }
+        if requests.contains(&request) {
+            return Err(format!("--cache-to {text}: given twice"));
+        }
+        requests.push(request);
+    }
+    Ok(requests)
+}
+
+/// Names the written caches of this machine's folders in their indexes.
+pub fn finish(requests: &[Request], written: &[Option<Descriptor>]) -> Result<(), String> {
+    let written_to = requests.iter().filter(|request| request.kind != "inline").zip(written);
+    for (request, manifest) in written_to.filter(|(request, _)| request.kind == "local") {
+        let (Some(dest), Some(manifest)) = (request.attributes.get("dest"), manifest) else { continue };
+        let tag = request.attributes.get("tag").map_or("latest", String::as_str);
+        let folder = Folder::new(Path::new(dest));
+        folder.name(tag, manifest.clone()).map_err(|e| e.to_string())?;
+        if request.attributes.get("reset").is_some_and(|v| v == "true" || v == "1") {
+            folder.sweep().map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// `type=…,key=value,…`, or the reference of a registry.

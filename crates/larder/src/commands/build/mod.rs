@@ -33,6 +33,7 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
     let progress = Progress::start(kind);
     let events = progress.events();
     let session = Arc::new(plan.session);
+    let cache_to = plan.request.cache_to.clone();
     let outcome = runtime.block_on(async {
         tokio::select! {
             outcome = builder::build::build(&engine, session, events, plan.request) => Some(outcome),
@@ -47,6 +48,7 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
         Some(Err(error)) => return Err(failure(&error)),
         Some(Ok(response)) => response,
     };
+    caches::finish(&cache_to, &response.caches).map_err(Failure::failed)?;
     write_results(flags, &response)?;
     Ok(())
 }

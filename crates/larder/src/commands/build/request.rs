@@ -35,9 +35,6 @@ type Result<T> = std::result::Result<T, String>;
 
 /// Reads the flags.
 pub fn plan(flags: &Flags) -> Result<Plan> {
-    if !flags.cache_to.is_empty() {
-        return Err("--cache-to is not built yet: caches stay in the store of this machine".to_owned());
-    }
     let check = match flags.call.as_str() {
         "build" => flags.check,
         "check" | "lint" => true,
@@ -70,8 +67,10 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
     }
     let outputs = outputs(flags, &mut session)?;
     let (cache_from, warnings) = caches::imports(&flags.cache_from, &mut session)?;
+    let cache_to = caches::exports(&flags.cache_to, &mut session)?;
     let request = Request {
         cache_from,
+        cache_to,
         id: id(),
         frontend: "dockerfile.v0".to_owned(),
         inputs: BTreeMap::new(),
