@@ -5,8 +5,10 @@
 
 mod collect;
 mod discover;
+mod guard;
 mod join;
 mod manage;
 mod pull;
 mod push;
+mod scrub;
 mod served;

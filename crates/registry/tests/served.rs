@@ -17,6 +17,8 @@ pub struct Served {
     pub base: String,
     pub http: reqwest::Client,
     pub registry: Arc<Registry>,
+    /// Its folder.
+    pub root: std::path::PathBuf,
     _folder: tempfile::TempDir,
 }
 
@@ -70,12 +72,17 @@ pub async fn served_with(change: impl FnOnce(&mut Options)) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path());
     change(&mut options);
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
     let registry = Registry::open(options).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
+    let base = format!("{scheme}://{}", listener.local_addr().unwrap());
     tokio::spawn(registry.clone().serve(listener, std::future::pending()));
-    let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-    Served { base, http, registry, _folder: folder }
+    let http = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .tls_danger_accept_invalid_certs(true)
+        .build()
+        .unwrap();
+    Served { base, http, registry, root: folder.path().to_owned(), _folder: folder }
 }
 
 impl Served {

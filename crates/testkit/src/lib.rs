@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod registry;
+pub mod tls;
 pub mod vectors;
 
 use std::path::PathBuf;

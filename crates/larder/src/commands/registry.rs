@@ -1,37 +1,119 @@
-//! `larder registry`: a registry to keep images and caches in, in one command.
+//! `larder registry`: a registry to keep images and caches in, in one command, and the verbs that look after it.
 //! It serves until a signal ends it; what it keeps is in the folder `registry` of the root.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ::registry::server::{Event, Options, Registry};
+use ::registry::server::{Action, Event, Options, Registry, Rule, Tls, Users};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Failure;
+use super::{Failure, size};
 
 /// Serve a registry for images and caches (OCI distribution v1.1)
 #[derive(clap::Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 #[command(
-    after_help = "Examples:\n  larder registry\n  larder registry --addr 127.0.0.1:5000 --root /srv/registry\n\n  \
+    after_help = "Examples:\n  larder registry\n  larder registry --addr 127.0.0.1:5000 --root /srv/registry\n  \
+    larder registry --addr 0.0.0.0:443 --tls-cert cert.pem --tls-key key.pem --htpasswd users\n  \
     skopeo copy --dest-tls-verify=false docker-archive:app.tar docker://127.0.0.1:5000/team/app:1"
 )]
 pub struct Flags {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Where to listen
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:5000")]
     addr: SocketAddr,
+    /// Certificate chain for TLS, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Users and their passwords: lines of `htpasswd -B`. Without it anybody may do everything
+    #[arg(long, value_name = "FILE")]
+    htpasswd: Option<PathBuf>,
+    /// Who may do what where, such as `ci=team/*:pull,push`, `*=*:pull` (any user) or `anonymous=public/*:pull`; may be
+    /// repeated. Without it every user may do everything
+    #[arg(long, value_name = "USER=REPOSITORIES:ACTIONS", requires = "htpasswd", value_parser = rule)]
+    allow: Vec<Rule>,
+    /// Address at which clients reach this registry, where a proxy stands before it
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Serve anybody on an address that is not loopback, or send passwords without TLS
+    #[arg(long)]
+    insecure: bool,
+    /// Hours for which what nothing refers to is left alone
+    #[arg(long, value_name = "HOURS", default_value_t = 24)]
+    grace: u64,
 }
 
-/// Serves until a signal comes.
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Remove what nothing refers to; a registry that serves does so by itself
+    Gc {
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+        /// Hours for which what nothing refers to is left alone
+        #[arg(long, value_name = "HOURS", default_value_t = 24)]
+        grace: u64,
+    },
+    /// Read everything again and say what the disk has changed or lost; exit code 1 if anything
+    Scrub,
+}
+
+/// Reads `USER=REPOSITORIES:ACTIONS`.
+fn rule(text: &str) -> Result<Rule, String> {
+    let parts = text.split_once('=').and_then(|(user, rest)| Some((user, rest.rsplit_once(':')?)));
+    let (user, (repositories, actions)) = parts.ok_or("expected USER=REPOSITORIES:ACTIONS")?;
+    let action = |word: &str| Action::parse(word).ok_or(format!("`{word}` is none of pull, push, delete"));
+    let actions = actions.split(',').map(action).collect::<Result<_, _>>()?;
+    Ok(Rule { user: user.to_owned(), repositories: repositories.to_owned(), actions })
+}
+
+/// Serves until a signal comes, or does what the verb says.
 pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
-    if !flags.addr.ip().is_loopback() {
-        return Err(Failure::usage(format!("{} is not on loopback: anybody could push there", flags.addr)));
+    let root = root.join("registry");
+    match &flags.verb {
+        None => serve(&root, flags),
+        Some(Verb::Gc { dry_run, grace }) => collect(&root, *dry_run, *grace),
+        Some(Verb::Scrub) => scrub(&root),
     }
-    let mut options = Options::new(&root.join("registry"));
+}
+
+/// A registry in this folder, as usual.
+pub fn options(root: &Path) -> Options {
+    let mut options = Options::new(root);
     options.command = std::env::args().collect::<Vec<_>>().join(" ");
     options.tell = Box::new(|event| match event {
-        Event::Failed { what, why } => eprintln!("error: {what}: {why}"),
+        Event::Failed { what, why } => eprintln!("error: registry: {what}: {why}"),
     });
+    options
+}
+
+fn serve(root: &Path, flags: &Flags) -> Result<(), Failure> {
+    let mut options = options(root);
+    options.grace = Duration::from_secs(flags.grace * 3600);
+    options.url.clone_from(&flags.url);
+    if let (Some(certificate), Some(key)) = (&flags.tls_cert, &flags.tls_key) {
+        options.tls = Some(Tls::read(certificate, key).map_err(Failure::usage)?);
+    }
+    if let Some(file) = &flags.htpasswd {
+        options.users = Some(Users::read(file, flags.allow.clone()).map_err(Failure::usage)?);
+    }
+    let lacks = match (&options.users, &options.tls) {
+        (None, _) => Some("anybody could push there: name its users with --htpasswd"),
+        (Some(_), None) => Some("passwords would be read on the way: give it --tls-cert and --tls-key"),
+        (Some(_), Some(_)) => None,
+    };
+    if let Some(lacks) = lacks.filter(|_| !flags.addr.ip().is_loopback() && !flags.insecure) {
+        let why = format!("{} is not on loopback, and {lacks}; --insecure serves all the same", flags.addr);
+        return Err(Failure::usage(why));
+    }
+    let scheme = if options.tls.is_some() { "https" } else { "http" };
     let registry = Registry::open(options).map_err(Failure::failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -42,10 +124,55 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
                 _ = interrupt.recv() => {}
             }
         };
-        let listener = TcpListener::bind(flags.addr).await;
-        let listener = listener.map_err(|error| Failure::failed(format!("can't listen on {}: {error}", flags.addr)))?;
-        eprintln!("larder registry is ready on http://{}", listener.local_addr()?);
+        let listener = listen(flags.addr).await?;
+        eprintln!("larder registry is ready on {scheme}://{}", listener.local_addr()?);
         tokio::spawn(registry.clone().tend());
         registry.serve(listener, stop).await.map_err(Failure::from)
     })
+}
+
+/// Opens the port.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| Failure::failed(format!("can't listen on {address}: {error}")))
+}
+
+/// Opens the registry and does something with it.
+fn with<T>(options: Options, work: impl AsyncFnOnce(Arc<Registry>) -> std::io::Result<T>) -> Result<T, Failure> {
+    let registry = Registry::open(options).map_err(Failure::failed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    Ok(runtime.block_on(work(registry))?)
+}
+
+fn collect(root: &Path, dry_run: bool, grace: u64) -> Result<(), Failure> {
+    let mut options = options(root);
+    options.grace = Duration::from_secs(grace * 3600);
+    let done = with(options, async |registry| registry.collect(dry_run).await)?;
+    for (name, digest) in &done.unlinked {
+        println!("{name}: no manifest names {digest}");
+    }
+    for (digest, bytes) in &done.removed {
+        println!("{digest}: no repository has it ({})", size(*bytes));
+    }
+    for (name, digest) in &done.unsure {
+        eprintln!("warning: {name}: its manifest {digest} can't be read, so that nothing of it was removed");
+    }
+    let verb = if dry_run { "would remove" } else { "removed" };
+    println!("{verb} {} blobs, {}, and {} uploads", done.removed.len(), size(done.bytes()), done.uploads);
+    Ok(())
+}
+
+fn scrub(root: &Path) -> Result<(), Failure> {
+    let found = with(options(root), async |registry| registry.scrub().await)?;
+    for (digest, is) in &found.damaged {
+        println!("{digest}: damaged, its bytes are those of {is}");
+    }
+    for (name, digest) in &found.missing {
+        println!("{name}: the bytes of {digest} are missing");
+    }
+    println!("read {} blobs, {}", found.blobs, size(found.bytes));
+    if found.is_clean() {
+        return Ok(());
+    }
+    Err(Failure::failed("the registry is damaged: push what is named above again, or restore it"))
 }

@@ -5,6 +5,7 @@
 //! <root>/
 //!   format                                   "larder registry 1": another number is another registry, and refused
 //!   lock                                     flock of the one process that serves it; its text says who
+//!   token-key                                key that signs tokens
 //!   blobs/<algorithm>/<2 digits>/<digits>    immutable bytes, manifests included
 //!   repositories/<name>/_blobs/<algorithm>/<digits>      empty: the repository has this blob
 //!   repositories/<name>/_manifests/<algorithm>/<digits>  media type: the repository has this manifest
@@ -26,6 +27,8 @@ pub const FORMAT_TEXT: &str = "larder registry ";
 pub const FORMAT: &str = "format";
 /// The lock file.
 pub const LOCK: &str = "lock";
+/// Key that signs tokens.
+pub const TOKEN_KEY: &str = "token-key";
 /// Uploads that go on.
 pub const UPLOADS: &str = "uploads";
 /// Files being written.

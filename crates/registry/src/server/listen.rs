@@ -1,6 +1,5 @@
 //! Listening: connections come in, each is served by a task until it ends or the registry is to stop.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use super::{Registry, service};
 
@@ -23,12 +23,13 @@ const HEAD: Duration = Duration::from_secs(60);
 const BUFFER: usize = 256 << 10;
 
 impl Registry {
-    /// Serves plain HTTP until `stop` is ready.
+    /// Serves until `stop` is ready.
     pub async fn serve(self: Arc<Registry>, listener: TcpListener, stop: impl Future<Output = ()>) -> io::Result<()> {
         let mut server = Builder::new(TokioExecutor::new());
         server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
         server.http2().timer(TokioTimer::new()).initial_stream_window_size(1 << 20).max_concurrent_streams(100);
         let running = GracefulShutdown::new();
+        let tls = self.tls.as_ref().map(|tls| TlsAcceptor::from(tls.0.clone()));
         tokio::pin!(stop);
         loop {
             let stream = tokio::select! {
@@ -44,21 +45,26 @@ impl Registry {
             };
             // Answers are short and clients wait for them.
             let _ = stream.set_nodelay(true);
-            let registry = self.clone();
-            let answer = service_fn(move |request| answer(registry.clone(), request));
-            let connection = server.serve_connection(TokioIo::new(stream), answer).into_owned();
-            let connection = running.watch(connection);
-            // How a connection ends is the client's affair.
-            tokio::spawn(async move { drop(connection.await) });
+            let tls = tls.clone();
+            let (registry, server, watcher) = (self.clone(), server.clone(), running.watcher());
+            tokio::spawn(async move {
+                let answer = service_fn(move |request| service::answer(registry.clone(), request));
+                // How a connection ends is the client's affair.
+                match &tls {
+                    None => {
+                        let connection = server.serve_connection(TokioIo::new(stream), answer);
+                        drop(watcher.watch(connection).await);
+                    }
+                    Some(tls) => {
+                        let shaken = tokio::time::timeout(HEAD, tls.accept(stream)).await;
+                        let Ok(Ok(stream)) = shaken else { return };
+                        let connection = server.serve_connection(TokioIo::new(stream), answer);
+                        drop(watcher.watch(connection).await);
+                    }
+                }
+            });
         }
         let _ = tokio::time::timeout(GRACE, running.shutdown()).await;
         Ok(())
     }
-}
-
-async fn answer(
-    registry: Arc<Registry>,
-    request: hyper::Request<hyper::body::Incoming>,
-) -> Result<super::answer::Answer, Infallible> {
-    service::answer(registry, request).await
 }

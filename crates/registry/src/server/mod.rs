@@ -13,6 +13,7 @@ mod discover;
 mod disk;
 mod document;
 mod format;
+mod guard;
 mod join;
 mod listen;
 mod manage;
@@ -21,9 +22,13 @@ mod pull;
 mod push;
 mod refusal;
 mod route;
+mod scrub;
 mod service;
 mod storage;
+mod tls;
+mod tokens;
 mod uploads;
+mod users;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,8 +40,12 @@ use contents::Contents;
 pub use digest::{Algorithm, ContentDigest};
 use disk::Disk;
 pub use disk::OpenError;
+use guard::Guard;
+pub use scrub::Scrubbed;
 use storage::Storage;
+pub use tls::{Tls, TlsError};
 use uploads::Uploads;
+pub use users::{Action, Rule, Users, UsersError};
 
 /// Mean time between two looks of the background.
 const TEND: Duration = Duration::from_secs(3600);
@@ -65,6 +74,12 @@ pub struct Options {
     pub command: String,
     /// For how long what nothing refers to is left alone.
     pub grace: Duration,
+    /// Who is let in; `None` lets anybody do everything.
+    pub users: Option<Users>,
+    /// What connections are secured with.
+    pub tls: Option<Tls>,
+    /// Where clients reach the registry, as they are told to ask there for tokens; by default what they call it.
+    pub url: Option<String>,
     /// Where a blob is taken from that is to be mounted from no repository in particular.
     pub neighbour: Option<Neighbour>,
     /// Hears of events.
@@ -78,6 +93,9 @@ impl Options {
             root: root.to_owned(),
             command: String::new(),
             grace: Duration::from_secs(24 * 3600),
+            users: None,
+            tls: None,
+            url: None,
             neighbour: None,
             tell: Box::new(|_| {}),
         }
@@ -88,6 +106,8 @@ impl Options {
 pub struct Registry {
     contents: Contents,
     uploads: Uploads,
+    guard: Option<Guard>,
+    tls: Option<Tls>,
     neighbour: Option<Neighbour>,
     tell: Box<dyn Fn(Event) + Send + Sync>,
 }
@@ -95,10 +115,18 @@ pub struct Registry {
 impl Registry {
     /// Opens the folder, making it when there is none.
     pub fn open(options: Options) -> Result<Arc<Registry>, OpenError> {
-        let disk = Disk::open(&options.root, &options.command)?;
+        let Options { root, command, grace, users, tls, url, neighbour, tell } = options;
+        let disk = Disk::open(&root, &command)?;
+        let key = || token_key(&disk).map_err(|source| OpenError::Io { root: root.clone(), source });
+        let guard = users.map(|users| Ok(Guard::new(users, &key()?, url, tls.is_some()))).transpose()?;
         let uploads = Uploads::new(disk.root());
-        let contents = Contents::new(Storage::on_disk(disk), options.grace);
-        Ok(Arc::new(Registry { contents, uploads, neighbour: options.neighbour, tell: options.tell }))
+        let contents = Contents::new(Storage::on_disk(disk), grace);
+        Ok(Arc::new(Registry { contents, uploads, guard, tls, neighbour, tell }))
+    }
+
+    /// Reads everything again and says what a disk has changed or lost.
+    pub async fn scrub(&self) -> io::Result<Scrubbed> {
+        scrub::scrub(self).await
     }
 
     /// Removes what nothing refers to. `dry` says what would go, and removes nothing.
@@ -124,6 +152,18 @@ impl Registry {
     fn tell(&self, event: Event) {
         (self.tell)(event);
     }
+}
+
+/// The key that signs tokens: made once, so that tokens outlive a restart.
+fn token_key(disk: &Disk) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some(key) = disk.read(format::TOKEN_KEY)?.filter(|key| key.len() == 32) {
+        return Ok(key);
+    }
+    let key: [u8; 32] = random()?;
+    disk.write(format::TOKEN_KEY, &key)?;
+    std::fs::set_permissions(disk.path(format::TOKEN_KEY), std::fs::Permissions::from_mode(0o600))?;
+    Ok(key.to_vec())
 }
 
 /// Milliseconds since 1970.

@@ -14,10 +14,12 @@ use super::answer::{Answer, With, empty};
 use super::contents::Manifest;
 use super::digest::{Algorithm, ContentDigest};
 use super::document::{self, LARGEST};
+use super::guard::{self, Caller};
 use super::name::{Repository, Tag, Target, parse_digest};
 use super::refusal::Refusal;
 use super::service::Ask;
 use super::uploads::Upload;
+use super::users::Action;
 use super::{Registry, format, join};
 
 /// Bytes that are gathered before they are written.
@@ -30,10 +32,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 const TURN: Duration = Duration::from_secs(10);
 
 /// `POST`: starts an upload, or takes a whole blob, or mounts one.
-pub async fn start(registry: &Arc<Registry>, ask: Ask, name: &Repository) -> Result<Answer, Refusal> {
+pub async fn start(registry: &Arc<Registry>, ask: Ask, name: &Repository, caller: &Caller) -> Result<Answer, Refusal> {
     if let Some(digest) = ask.query.get("mount") {
         let digest = parse_digest(digest)?;
-        if mount(registry, &ask, name, &digest).await? {
+        if mount(registry, &ask, caller, name, &digest).await? {
             return Ok(kept(name, &digest));
         }
     }
@@ -62,11 +64,18 @@ pub async fn start(registry: &Arc<Registry>, ask: Ask, name: &Repository) -> Res
 async fn mount(
     registry: &Arc<Registry>,
     ask: &Ask,
+    caller: &Caller,
     name: &Repository,
     digest: &ContentDigest,
 ) -> Result<bool, Refusal> {
     if let Some(from) = ask.query.get("from") {
-        return Ok(registry.contents.mount(name, digest, &Repository::parse(from)?).await?);
+        let from = Repository::parse(from)?;
+        // Whoever may not read the other repository learns nothing of it.
+        let may = guard::may(registry, caller, &from, Action::Pull);
+        return Ok(may && registry.contents.mount(name, digest, &from).await?);
+    }
+    if !guard::is_open(caller) {
+        return Ok(false);
     }
     let Some(digest256) = digest.sha256() else { return Ok(false) };
     let beside = {

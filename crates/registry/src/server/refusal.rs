@@ -53,6 +53,10 @@ refusals! {
     size_invalid = BAD_REQUEST, "SIZE_INVALID";
     /// The range is not within the blob.
     range_outside = RANGE_NOT_SATISFIABLE, "SIZE_INVALID";
+    /// Who asks must say who it is.
+    unauthorized = UNAUTHORIZED, "UNAUTHORIZED";
+    /// Who asks may not.
+    denied = FORBIDDEN, "DENIED";
     /// There is no such operation.
     unsupported = METHOD_NOT_ALLOWED, "UNSUPPORTED";
     /// There is no such address.

@@ -10,6 +10,8 @@ use super::refusal::Refusal;
 pub enum Route {
     /// `/v2/`: whether this is a registry.
     Support,
+    /// `/token`: tokens for users.
+    Token,
     /// `/v2/_catalog`: all repositories.
     Catalog,
     /// `/v2/<name>/tags/list`.
@@ -35,6 +37,7 @@ impl Route {
         let unknown = || Refusal::no_such_page(format!("there is nothing at {path}"));
         match path.as_str() {
             "/v2" | "/v2/" => return Ok(Route::Support),
+            "/token" => return Ok(Route::Token),
             "/v2/_catalog" => return Ok(Route::Catalog),
             _ => {}
         }
@@ -62,6 +65,20 @@ impl Route {
             return Ok(Route::Referrers(Repository::parse(name)?, parse_digest(last)?));
         }
         Err(unknown())
+    }
+
+    /// The repository that it is about.
+    pub fn repository(&self) -> Option<&Repository> {
+        match self {
+            Route::Support | Route::Token | Route::Catalog => None,
+            Route::Tags(name)
+            | Route::Blob(name, _)
+            | Route::Uploads(name)
+            | Route::Upload(name, _)
+            | Route::Manifest(name, _)
+            | Route::CacheFilter(name, _)
+            | Route::Referrers(name, _) => Some(name),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use hyper::{Method, Request, StatusCode};
 use super::answer::{Answer, With, json, refused};
 use super::refusal::Refusal;
 use super::route::{Query, Route};
-use super::{Event, Registry, discover, join, manage, pull, push};
+use super::{Event, Registry, discover, guard, join, manage, pull, push};
 
 /// A request whose address was read.
 pub struct Ask {
@@ -56,11 +56,13 @@ pub async fn answer(registry: Arc<Registry>, request: Request<Incoming>) -> Resu
 async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let (parts, body) = request.into_parts();
     let route = Route::parse(parts.uri.path())?;
-    let query = Query::parse(parts.uri.query().unwrap_or_default(), false);
+    let query = Query::parse(parts.uri.query().unwrap_or_default(), route == Route::Token);
     let ask = Ask { parts, query, body };
+    let caller = guard::enter(registry, &ask, &route).await?;
     let method = ask.parts.method.clone();
     match (&method, route) {
         (&Method::GET | &Method::HEAD, Route::Support) => Ok(json(StatusCode::OK, "application/json", b"{}".to_vec())),
+        (&Method::GET | &Method::POST, Route::Token) => guard::token(registry, ask).await,
         (&Method::GET, Route::Catalog) => discover::catalog(registry, &ask).await,
         (&Method::GET, Route::Tags(name)) => discover::tags(registry, &ask, &name).await,
         (&Method::GET, Route::Referrers(name, subject)) => discover::referrers(registry, &ask, &name, &subject).await,
@@ -69,7 +71,7 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
         (&Method::GET | &Method::HEAD, Route::Manifest(name, target)) => {
             pull::manifest(registry, &ask, &name, &target).await
         }
-        (&Method::POST, Route::Uploads(name)) => push::start(registry, ask, &name).await,
+        (&Method::POST, Route::Uploads(name)) => push::start(registry, ask, &name, &caller).await,
         (&Method::PATCH, Route::Upload(name, id)) => push::chunk(registry, ask, &name, &id).await,
         (&Method::PUT, Route::Upload(name, id)) => push::close(registry, ask, &name, &id).await,
         (&Method::GET, Route::Upload(name, id)) => push::status(registry, &name, &id).await,
