@@ -20,6 +20,7 @@ mod load;
 mod outputs;
 mod platforms;
 mod registries;
+mod registry;
 mod rootless;
 mod ssh;
 mod steps;

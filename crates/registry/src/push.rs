@@ -61,7 +61,10 @@ impl Client {
         content: Content,
         login: &dyn Login,
     ) -> Result<(), Error> {
-        let Some(target) = self.begin_upload(reference, "", login).await? else { return Ok(()) };
+        // A registry on this machine may have it already: the daemon's own has what was built here.
+        let here = self.base(&reference.domain).starts_with("http://");
+        let query = if here { format!("?mount={}", escape(&what.digest.to_string())) } else { String::new() };
+        let Some(target) = self.begin_upload(reference, &query, login).await? else { return Ok(()) };
         let mark = if target.contains('?') { '&' } else { '?' };
         let url = format!("{target}{mark}digest={}", escape(&what.digest.to_string()));
         let body = Some(("application/octet-stream".to_owned(), content));

@@ -3,6 +3,7 @@
 //! It owns the store until it ends; a signal ends it once what runs was cancelled.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ::daemon::config::{Config, Verify};
@@ -31,6 +32,9 @@ pub struct Flags {
     /// Never collect by itself
     #[arg(long)]
     no_gc: bool,
+    /// Serve a registry at this address of loopback as well: what is built here is pushed to it without a copy
+    #[arg(long, value_name = "HOST:PORT")]
+    registry: Option<SocketAddr>,
 }
 
 /// buildkitd's command line, as far as larder can mean the same by it.
@@ -82,6 +86,7 @@ pub fn buildkitd() -> Result<(), Failure> {
         allow_insecure_entitlement: given.allow_insecure_entitlement,
         config: given.config.or_else(|| usual.exists().then(|| usual.to_owned())),
         no_gc: given.oci_worker_gc == Some(false),
+        registry: None,
     };
     let root = given.root.unwrap_or_else(|| super::data_folder().join("buildkit"));
     start(&root, &flags, labels)
@@ -135,6 +140,9 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Re
                 _ = interrupt.recv() => {}
             }
         };
+        if let Some(address) = flags.registry {
+            serve_registry(root, address, &engine.store).await?;
+        }
         let shown = address.to_string();
         let ready = move || eprintln!("larder daemon is ready on {shown}");
         serve(daemon, address, ready, stop).await.map_err(Failure::failed)
@@ -142,4 +150,26 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Re
     runtime.shutdown_timeout(std::time::Duration::from_secs(10));
     engine.store.flush()?;
     served
+}
+
+/// Serves a registry in the background, on the same blobs: those of the store are taken by a second name for their files.
+async fn serve_registry(root: &Path, address: SocketAddr, store: &store::Store) -> Result<(), Failure> {
+    if !address.ip().is_loopback() {
+        let why = "is not on loopback: `larder registry` serves other machines, with users and TLS";
+        return Err(Failure::usage(format!("--registry {address} {why}")));
+    }
+    let mut options = super::registry::options(&root.join("registry"));
+    let store = store.clone();
+    options.neighbour = Some(Box::new(move |digest| {
+        let blobs = store.blobs();
+        // What the store can't say is pushed as anything else.
+        blobs.has(digest).unwrap_or(false).then(|| blobs.path(digest))
+    }));
+    let registry = ::registry::server::Registry::open(options).map_err(Failure::failed)?;
+    let listener = super::registry::listen(address).await?;
+    eprintln!("larder registry is ready on http://{}", listener.local_addr()?);
+    tokio::spawn(registry.clone().tend());
+    // It ends with the daemon: what it has not acknowledged is pushed again.
+    tokio::spawn(registry.serve(listener, std::future::pending()));
+    Ok(())
 }
