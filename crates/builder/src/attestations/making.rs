@@ -109,3 +109,93 @@ fn incomplete(captured: &Capture) -> Error {
          ({locals}) have no digest; build from a git or http context"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use graph::wire::{self, op};
+    use graph::{Edge, GraphBuilder};
+    use oci::Digest;
+
+    use super::super::asked::Call;
+    use super::super::capture::Pin;
+    use super::*;
+
+    fn source(builder: &mut GraphBuilder, identifier: &str, attrs: &[(&str, &str)]) -> Digest {
+        let attrs = attrs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let source = wire::SourceOp { identifier: identifier.to_owned(), attrs };
+        let op = wire::Op { op: Some(op::Op::Source(source)), ..wire::Op::default() };
+        builder.add(op, wire::OpMetadata::default()).unwrap()
+    }
+
+    /// A graph that has a secret wherever one can be.
+    fn making() -> (Making, Pins) {
+        let mut builder = GraphBuilder::default();
+        let git = [("git.fullurl", "https://me:hush@h/x.git"), ("git.authtokensecret", "GIT_AUTH_TOKEN")];
+        let git = source(&mut builder, "git://h/x.git#refs/heads/main:sub", &git);
+        let web = [("http.header.authorization", "Bearer hush")];
+        let web = source(&mut builder, "https://me:hush@h/file", &web);
+        let proxy = wire::ProxyEnv { http_proxy: "http://me:hush@proxy".to_owned(), ..wire::ProxyEnv::default() };
+        let env = vec!["API_TOKEN=hush".to_owned(), "PLAIN=shown".to_owned()];
+        let meta = wire::Meta { env, proxy_env: Some(proxy), ..wire::Meta::default() };
+        let input = |digest: Digest| wire::Input { digest: digest.to_string(), index: 0 };
+        let exec = wire::ExecOp { meta: Some(meta), ..wire::ExecOp::default() };
+        let op = wire::Op { inputs: vec![input(git), input(web)], op: Some(op::Op::Exec(exec)), ..wire::Op::default() };
+        let vertex = builder.add(op, wire::OpMetadata::default()).unwrap();
+        let graph = Arc::new(builder.finish(Some(Edge { vertex, output: 0 }), None));
+        let pins = Pins::from([(git, Pin::Git("a".repeat(40))), (web, Pin::Http(Digest::of(b"x")))]);
+        let attributes = [
+            ("context", "https://me:hush@h/x.git#main:sub"),
+            ("context:other", "https://me:hush@h/other"),
+            ("build-arg:NPM_TOKEN", "hush"),
+            ("build-arg:PLAIN", "shown"),
+            ("vcs:source", "https://me:hush@h/x.git"),
+        ];
+        let attributes = attributes.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let call = Call { frontend: "dockerfile.v0".to_owned(), attributes, ..Call::default() };
+        let origin = Arc::new(Origin { call: Some(call.clone()), root: call });
+        (Making { graph, origin, read: Read::default() }, pins)
+    }
+
+    fn said(wanted: &wanted::Provenance) -> Value {
+        let (making, pins) = making();
+        let run = Run { id: "b".to_owned(), started: "s".to_owned(), finished: "f".to_owned() };
+        making.provenance(wanted, &pins, run, &Map::new()).unwrap().predicate(&[], true)
+    }
+
+    #[test]
+    fn nothing_secret_is_told() {
+        for version in [wanted::Version::V1, wanted::Version::V02] {
+            let text = said(&wanted::Provenance { version, ..wanted::Provenance::default() }).to_string();
+            assert!(!text.contains("hush"), "{text}");
+            assert!(text.contains("PLAIN=shown") && text.contains("https://xxxxx:xxxxx@h/x.git"), "{text}");
+        }
+    }
+
+    #[test]
+    fn materials_and_where_the_dockerfile_came_from() {
+        let said = said(&wanted::Provenance { min: true, complete: true, ..wanted::Provenance::default() });
+        let definition = &said["buildDefinition"];
+        let used: Vec<_> = definition["resolvedDependencies"].as_array().unwrap().iter().collect();
+        assert_eq!(used[0]["uri"], "https://xxxxx:xxxxx@h/x.git#main");
+        assert_eq!(used[0]["digest"]["sha1"], "a".repeat(40));
+        assert_eq!(used[1]["digest"]["sha256"], Digest::of(b"x").hex());
+        let external = &definition["externalParameters"];
+        assert_eq!(external["configSource"]["uri"], "https://xxxxx:xxxxx@h/x.git#main:sub");
+        assert_eq!(external["configSource"]["digest"], used[0]["digest"]);
+        let args = external["request"]["args"].as_object().unwrap();
+        assert_eq!(args.keys().collect::<Vec<_>>(), ["context:other"]);
+        assert_eq!(said["runDetails"]["metadata"]["buildkit_completeness"]["resolvedDependencies"], true);
+        assert!(definition["internalParameters"].get("buildConfig").is_none());
+    }
+
+    #[test]
+    fn what_is_not_known_by_digest_is_said() {
+        let (mut making, pins) = making();
+        making.read.locals.insert("context".to_owned());
+        let wanted = wanted::Provenance { complete: true, ..wanted::Provenance::default() };
+        let refused = making.provenance(&wanted, &pins, Run::default(), &Map::new());
+        assert!(refused.unwrap_err().to_string().contains("directories of the client (context)"));
+        let made = making.provenance(&wanted::Provenance::default(), &Pins::new(), Run::default(), &Map::new());
+        assert!(!made.unwrap().provenance.materials_complete);
+    }
+}

@@ -145,7 +145,8 @@ pub async fn export(
     inline: Option<&Done>,
 ) -> Result<Written, crate::Error> {
     let mut all = Written::default();
-    let attested = results.iter().any(|built| !built.attestations.is_empty());
+    let is_image = |output: &Request| matches!(output.kind.as_str(), "image" | "registry" | "oci" | "docker");
+    let attested = results.iter().any(|built| !built.attestations.is_empty()) && outputs.iter().any(is_image);
     let statements = if attested { crate::history::statements(&engine.store)? } else { BTreeMap::new() };
     let epoch = attributes.get("build-arg:SOURCE_DATE_EPOCH").and_then(|v| v.parse().ok());
     for (index, request) in outputs.iter().enumerate() {
