@@ -5,6 +5,7 @@
 
 mod attested;
 mod buildx;
+mod cache_faults;
 mod cached;
 mod caches;
 mod causes;

@@ -31,6 +31,8 @@ pub struct Client {
     mirrors: HashMap<String, Vec<String>>,
     /// Hosts that speak plain HTTP, beside those on loopback.
     plain: HashSet<String>,
+    /// Spreads the pauses between tries; without one the process' id does.
+    seed: Option<u64>,
 }
 
 /// What is sent, perhaps several times.
@@ -62,6 +64,12 @@ impl Client {
     /// Asks `mirrors` of a host before itself.
     pub fn with_mirrors(mut self, mirrors: HashMap<String, Vec<String>>) -> Client {
         self.mirrors = mirrors;
+        self
+    }
+
+    /// Spreads the pauses between tries by this.
+    pub fn with_seed(mut self, seed: u64) -> Client {
+        self.seed = Some(seed);
         self
     }
 
@@ -100,7 +108,7 @@ impl Client {
         for host in self.hosts(reference) {
             let url = format!("{}/v2/{}/blobs/{}", self.base(&host), reference.path, what.digest);
             let (mut hasher, mut got) = (Hasher::new(), 0);
-            for _ in 0..TRIES {
+            for tries in 1..=TRIES {
                 let range = (got > 0).then_some(got);
                 let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range };
                 let response = match self.send(&ask, login).await {
@@ -112,7 +120,10 @@ impl Client {
                 };
                 match stream(response, &mut got, &mut hasher, out, progress).await? {
                     None => return verify(hasher, &host, what),
-                    Some(broken) => failed = Some(Error::Unreachable { url: url.clone(), reason: broken }),
+                    Some(broken) => {
+                        failed = Some(Error::Unreachable { url: url.clone(), reason: broken }.after(tries));
+                        tokio::time::sleep(self.pause(&url, tries)).await;
+                    }
                 }
             }
             if got > 0 {
@@ -156,20 +167,22 @@ impl Client {
 
     /// Sends a request: logs in when asked to, and tries again where that may help.
     pub(crate) async fn send(&self, ask: &Ask<'_>, login: &dyn Login) -> Result<Response, Error> {
-        let mut pause = Duration::from_millis(200);
         let mut asked = false;
         let mut tries = 0;
         loop {
+            let pause = self.pause(&ask.url, tries);
             let sent = self.request(ask)?.send().await;
             tries += 1;
             let response = match sent {
                 Ok(response) => response,
                 Err(error) if tries < TRIES && !error.is_connect() => {
                     tokio::time::sleep(pause).await;
-                    pause *= 2;
                     continue;
                 }
-                Err(error) => return Err(Error::Unreachable { url: ask.url.clone(), reason: root_cause(&error) }),
+                Err(error) => {
+                    let error = Error::Unreachable { url: ask.url.clone(), reason: root_cause(&error) };
+                    return Err(error.after(tries));
+                }
             };
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED && !asked {
@@ -180,14 +193,21 @@ impl Client {
             if (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) && tries < TRIES {
                 let wait = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
                 tokio::time::sleep(wait.map_or(pause, |s: u64| Duration::from_secs(s.min(30)))).await;
-                pause *= 2;
                 continue;
             }
             if status.is_success() {
                 return Ok(response);
             }
-            return Err(refused(ask, response).await);
+            let tries = if status == StatusCode::UNAUTHORIZED { 1 } else { tries };
+            return Err(refused(ask, response).await.after(tries));
         }
+    }
+
+    /// How long to wait after so many tries: twice as long each time, and not the same for everybody who waits.
+    fn pause(&self, url: &str, tries: u32) -> Duration {
+        let seed = self.seed.unwrap_or(u64::from(std::process::id()));
+        let spread = Digest::of(format!("{seed} {url} {tries}").as_bytes()).bytes()[0];
+        Duration::from_millis(200 << tries.min(6)) * (128 + u32::from(spread)) / 256
     }
 
     fn request(&self, ask: &Ask<'_>) -> Result<RequestBuilder, Error> {

@@ -41,6 +41,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same, when it was not the first try.
+    fn after(self, tries: u32) -> Error {
+        if tries > 1 { Error::Tried { tries, last: Box::new(self) } } else { self }
+    }
+
     /// How often it was tried.
     pub fn tries(&self) -> u32 {
         if let Error::Tried { tries, .. } = self { *tries } else { 1 }

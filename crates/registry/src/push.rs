@@ -90,6 +90,32 @@ impl Client {
         Ok(Some(if location.starts_with('/') { format!("{address}{location}") } else { location.to_owned() }))
     }
 
+    /// Whether the registry joins caches itself (an extension of larder's registry).
+    pub async fn joins(&self, reference: &Reference, login: &dyn Login) -> Result<bool, Error> {
+        let url = format!("{}/v2/", self.base(&reference.domain));
+        let ask = Ask { method: Method::GET, url, reference, actions: "pull", body: None, range: None };
+        let answer = self.send(&ask, login).await?;
+        let extensions = answer.headers().get("larder-extensions").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        Ok(extensions.split(',').any(|name| name.trim() == "cache-join"))
+    }
+
+    /// Has the registry join a cache with what lies at the reference's tag; gives the digest of what lies there then.
+    pub async fn join_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: &[u8],
+        login: &dyn Login,
+    ) -> Result<Option<Digest>, Error> {
+        let tag = reference.tag.as_deref().unwrap_or("latest");
+        let url = format!("{}/v2/{}/manifests/{tag}?join=cache", self.base(&reference.domain), reference.path);
+        let body = Some((media_type.to_owned(), Content::Bytes(bytes.to_vec())));
+        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
+        let answer = self.send(&ask, login).await?;
+        let digest = answer.headers().get("docker-content-digest").and_then(|v| Digest::parse(v.to_str().ok()?).ok());
+        Ok(digest)
+    }
+
     /// Tags of the repository that sort after `after`; a registry that can't begin there gives all.
     pub async fn tags(&self, reference: &Reference, after: &str, login: &dyn Login) -> Result<Vec<String>, Error> {
         #[derive(serde::Deserialize)]

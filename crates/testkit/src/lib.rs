@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::print_stderr)] // it only ever runs in tests
 
 pub mod base;
+pub mod faults;
 pub mod registry;
 pub mod tls;
 pub mod vectors;

@@ -23,6 +23,8 @@ use crate::sources::bytes::ClientLogin;
 const HELD: &str = "dev.larder.cache.parts";
 /// A part of this age, in seconds, was seen by every writer that began before it.
 const OLD: u64 = 3_600;
+/// Rounds in which a part that can't be read is waited for.
+const PATIENCE: u32 = 6;
 /// Rounds after which others will have to go on.
 const ROUNDS: u32 = 24;
 /// Parts read at once.
@@ -39,8 +41,10 @@ pub struct Kept {
     head: Option<Config>,
     /// The parts that the reference's manifest holds.
     held: BTreeSet<String>,
-    /// All parts that are there.
-    there: BTreeSet<String>,
+    /// The parts that are in here: read just now, or held by the manifest.
+    seen: BTreeSet<String>,
+    /// Parts that are listed and could not be read: perhaps they are being written.
+    unread: BTreeSet<String>,
 }
 
 /// One manifest of a cache.
@@ -67,13 +71,18 @@ pub async fn read(work: &Work, reference: &Reference) -> Result<Option<Kept>, cr
     let held: BTreeSet<String> =
         head.iter().filter_map(|h| h.annotations.get(HELD)).flat_map(|l| names(l, &tag)).collect();
     let new: Vec<Reference> = there.difference(&held).map(|t| tagged(reference, t)).collect();
-    let mut parts =
-        stream::iter(new.iter().map(|part| one(work, part).boxed()).collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
-    let mut kept = Kept { held, there, ..Kept::default() };
+    let reading = new.iter().map(|part| async move { (part, one(work, part).await) }.boxed());
+    let mut parts = stream::iter(reading.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+    let seen = there.intersection(&held).cloned().collect();
+    let mut kept = Kept { held, seen, ..Kept::default() };
     let mut configs = Vec::new();
-    while let Some(part) = parts.next().await {
-        // One that was removed meanwhile is held by the reference by now.
-        let Some(part) = part? else { continue };
+    while let Some((reference, part)) = parts.next().await {
+        let tag = reference.tag.clone().unwrap_or_default();
+        let Some(part) = part? else {
+            kept.unread.insert(tag);
+            continue;
+        };
+        kept.seen.insert(tag);
         kept.take_blobs(&part);
         configs.push(part.config);
     }
@@ -147,15 +156,19 @@ pub async fn add(
     blobs: &BTreeMap<Digest, Descriptor>,
     form: Form,
 ) -> Result<Descriptor, crate::Error> {
+    let own = Writer { work, reference, form };
+    let login = ClientLogin(work.session.clone());
+    if work.engine.registry.joins(reference, &login).await.map_err(Error::from)? {
+        return own.hand_over(config, blobs).await;
+    }
     let before = read(work, reference).await?.unwrap_or_default();
     let joined = Config::join([config, &before.config]).map_err(Error::from)?;
-    if before.head.as_ref() == Some(&joined) && before.there.is_subset(&before.held) {
+    if before.head.as_ref() == Some(&joined) && before.seen.is_subset(&before.held) && before.unread.is_empty() {
         // There is nothing to add: the manifest stays what it is.
         if let Some(head) = head(work, reference).await? {
             return Ok(head);
         }
     }
-    let own = Writer { work, reference, form };
     let part_tag = own.leave(config, blobs).await?;
     let mut pause = Duration::from_millis(20);
     let mut round = 0;
@@ -166,16 +179,21 @@ pub async fn add(
             kept.blobs.entry(*digest).or_insert_with(|| blob.clone());
         }
         let all = Config::join([config, &kept.config]).map_err(Error::from)?;
-        let mut held = kept.there.clone();
+        let mut held = kept.seen.clone();
         held.insert(part_tag.clone());
         let fitted = fit(&all);
-        if kept.head.as_ref() == Some(&fitted) && held.is_subset(&kept.held) {
+        // A part that stays unread is nobody's any more.
+        let all_seen = kept.unread.is_empty() || round > PATIENCE;
+        let is_there = kept.head.as_ref() == Some(&fitted) && held.is_subset(&kept.held);
+        if is_there && all_seen {
             own.tidy(&kept).await;
             return own.head_or(&fitted, &kept.blobs, &held).await;
         }
-        let written = own.put_head(&fitted, &kept.blobs, &held).await?;
-        if round >= ROUNDS {
-            return Ok(written);
+        if !is_there {
+            let written = own.put_head(&fitted, &kept.blobs, &held).await?;
+            if round >= ROUNDS {
+                return Ok(written);
+            }
         }
         // Others may have written meanwhile, before or after: it is looked at again.
         tokio::time::sleep(pause).await;
@@ -224,6 +242,21 @@ impl Writer<'_> {
         self.put(self.reference, config, blobs, annotations).await
     }
 
+    /// Lets the registry join it: one manifest, whoever else writes.
+    async fn hand_over(
+        &self,
+        config: &Config,
+        blobs: &BTreeMap<Digest, Descriptor>,
+    ) -> Result<Descriptor, crate::Error> {
+        let login = ClientLogin(self.work.session.clone());
+        let (manifest, media_type) = self.manifest(self.reference, &fit(config), blobs, BTreeMap::new()).await?;
+        part(self.work, "joining the cache at the registry");
+        let joined = self.work.engine.registry.join_manifest(self.reference, media_type, &manifest, &login).await;
+        let digest = joined.map_err(Error::from)?.unwrap_or_else(|| Digest::of(&manifest));
+        let head = head(self.work, self.reference).await?.filter(|head| head.digest == digest);
+        Ok(head.unwrap_or_else(|| Descriptor::new(media_type, digest, manifest.len() as u64)))
+    }
+
     /// The manifest at the reference as it was just read.
     async fn head_or(
         &self,
@@ -245,18 +278,31 @@ impl Writer<'_> {
         annotations: BTreeMap<String, String>,
     ) -> Result<Descriptor, crate::Error> {
         let login = ClientLogin(self.work.session.clone());
+        let (manifest, media_type) = self.manifest(reference, config, blobs, annotations).await?;
+        let digest = Digest::of(&manifest);
+        let kind = if self.form == Form::ImageManifest { "image manifest" } else { "manifest" };
+        part(self.work, &format!("writing cache {kind} {digest}"));
+        let registry = &self.work.engine.registry;
+        registry.push_manifest(reference, media_type, &manifest, &login).await.map_err(Error::from)?;
+        Ok(Descriptor::new(media_type, digest, manifest.len() as u64))
+    }
+
+    /// A manifest whose config is there already.
+    async fn manifest(
+        &self,
+        reference: &Reference,
+        config: &Config,
+        blobs: &BTreeMap<Digest, Descriptor>,
+        annotations: BTreeMap<String, String>,
+    ) -> Result<(Vec<u8>, &'static str), crate::Error> {
+        let login = ClientLogin(self.work.session.clone());
         let registry = &self.work.engine.registry;
         let json = config.to_json();
         let descriptor = Descriptor::new(CONFIG, Digest::of(&json), json.len() as u64);
         part(self.work, &format!("writing config {}", descriptor.digest));
         registry.push_blob(reference, &descriptor, Content::Bytes(json), &login).await.map_err(Error::from)?;
         let listing = Listing { config: descriptor, blobs: blobs.clone() };
-        let (manifest, media_type) = listing.write(config, self.form, annotations).map_err(Error::from)?;
-        let digest = Digest::of(&manifest);
-        let kind = if self.form == Form::ImageManifest { "image manifest" } else { "manifest" };
-        part(self.work, &format!("writing cache {kind} {digest}"));
-        registry.push_manifest(reference, media_type, &manifest, &login).await.map_err(Error::from)?;
-        Ok(Descriptor::new(media_type, digest, manifest.len() as u64))
+        Ok(listing.write(config, self.form, annotations).map_err(Error::from)?)
     }
 
     /// Removes old parts that the reference holds, where the registry lets us. It is tried, and no more.
@@ -265,7 +311,7 @@ impl Writer<'_> {
         let registry = &self.work.engine.registry;
         let oldest = (now_millis() / 1000).saturating_sub(OLD);
         let is_old = |tag: &&String| written(tag).is_some_and(|written| written < oldest);
-        for tag in kept.there.intersection(&kept.held).filter(is_old) {
+        for tag in kept.seen.intersection(&kept.held).filter(is_old) {
             let part = tagged(self.reference, tag);
             let Ok((bytes, _)) = registry.manifest(&part, &login).await else { continue };
             if registry.delete_manifest(&part, &Digest::of(&bytes), &login).await.is_err() {

@@ -6,7 +6,7 @@ use std::path::Path;
 use builder::caches::Request;
 use oci::Descriptor;
 
-use super::csv;
+use super::{csv, scope};
 use crate::client::LocalSession;
 use crate::client::content::Folder;
 
@@ -14,7 +14,13 @@ use crate::client::content::Folder;
 pub fn imports(texts: &[String], session: &mut LocalSession) -> Result<(Vec<Request>, Vec<String>), String> {
     let (mut requests, mut warnings) = (Vec::new(), Vec::new());
     for text in texts {
-        let mut request = parse("--cache-from", text)?;
+        let request = parse("--cache-from", text)?;
+        let scoped = scoped(&request, "--cache-from", text)?;
+        if let Some(scoped) = scoped {
+            requests.extend(scoped);
+            continue;
+        }
+        let mut request = request;
         if request.kind == "local" {
             let src = request.attributes.get("src").filter(|s| !s.is_empty());
             let src = src.ok_or_else(|| format!("--cache-from {text}: src=FOLDER is missing"))?.clone();
@@ -40,7 +46,11 @@ pub fn imports(texts: &[String], session: &mut LocalSession) -> Result<(Vec<Requ
 pub fn exports(texts: &[String], session: &mut LocalSession) -> Result<Vec<Request>, String> {
     let mut requests: Vec<Request> = Vec::new();
     for text in texts {
-        let request = parse("--cache-to", text)?;
+        let mut request = parse("--cache-to", text)?;
+        // A build writes the nearest scope, and no other.
+        if let Some(scoped) = scoped(&request, "--cache-to", text)?.and_then(|all| all.into_iter().next()) {
+            request = scoped;
+        }
         if request.kind == "local" {
             let dest = request.attributes.get("dest").filter(|d| !d.is_empty());
             let dest = dest.ok_or_else(|| format!("--cache-to {text}: dest=FOLDER is missing"))?;
@@ -67,6 +77,31 @@ pub fn finish(requests: &[Request], written: &[Option<Descriptor>]) -> Result<()
         }
     }
     Ok(())
+}
+
+/// One request a scope, the nearest first, for `scope=auto`.
+fn scoped(request: &Request, flag: &str, text: &str) -> Result<Option<Vec<Request>>, String> {
+    match request.attributes.get("scope").map(String::as_str) {
+        None => return Ok(None),
+        Some("auto") if request.kind == "registry" => {}
+        Some(_) => {
+            return Err(format!("{flag} {text}: scope=auto beside type=registry is all that is built of scopes"));
+        }
+    }
+    let name = request.attributes.get("ref").cloned().unwrap_or_default();
+    let parsed = oci::Reference::parse(&name).map_err(|e| format!("{flag} {text}: {e}"))?;
+    if parsed.tag.is_some() || parsed.digest.is_some() {
+        return Err(format!("{flag} {text}: scope=auto chooses the tag; give ref without one"));
+    }
+    let folder = std::env::current_dir().map_err(|e| e.to_string())?;
+    let scopes = scope::scopes(&|variable| std::env::var(variable).ok(), &|| scope::git(&folder));
+    let of = |tag: &String| {
+        let mut request = request.clone();
+        request.attributes.remove("scope");
+        request.attributes.insert("ref".to_owned(), format!("{name}:{tag}"));
+        request
+    };
+    Ok(Some(scopes.0.iter().map(of).collect()))
 }
 
 /// `type=…,key=value,…`, or the reference of a registry.

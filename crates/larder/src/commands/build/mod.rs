@@ -6,6 +6,7 @@ mod caches;
 pub mod csv;
 pub mod flags;
 mod request;
+mod scope;
 
 use std::path::Path;
 use std::sync::Arc;

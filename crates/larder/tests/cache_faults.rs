@@ -1,0 +1,201 @@
+//! What goes wrong between larder and the registry of a cache never fails a build, and the cause says what it was. A proxy
+//! breaks answers of a real registry, one kind at a time.
+
+use std::collections::BTreeSet;
+
+use testkit::faults::{Fault, Proxy, Rule};
+
+use crate::kitchen::Kitchen;
+
+/// Every time.
+const ALWAYS: usize = 1_000;
+
+/// A cache of three steps in a registry behind a proxy.
+struct Stall {
+    kitchen: Kitchen,
+    _registry: testkit::registry::Registry,
+    proxy: Proxy,
+    base: std::path::PathBuf,
+    /// The layer of the last step.
+    top: String,
+    stores: std::cell::Cell<usize>,
+}
+
+impl Stall {
+    fn new() -> Option<Stall> {
+        let kitchen = Kitchen::new()?;
+        let registry = testkit::registry::start()?;
+        let proxy = testkit::faults::start(&registry.host);
+        let base = testkit::base::tar(kitchen.path("").as_path())?;
+        kitchen.write("Dockerfile", "FROM base\nRUN echo one > /a\nRUN cat /a > /b\nRUN cat /b > /c\n");
+        let image = kitchen.path("image");
+        let output = format!("type=oci,tar=false,dest={}", image.display());
+        let to = format!("type=registry,ref={}/cache,mode=max", registry.host);
+        kitchen.build(&["--cache-to", &to, "-o", &output]).ok();
+        let index = std::fs::read_to_string(image.join("index.json")).unwrap();
+        let blob = |digest: &str| std::fs::read_to_string(image.join("blobs/sha256").join(&digest[7..])).unwrap();
+        let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+        let manifest: serde_json::Value =
+            serde_json::from_str(&blob(index["manifests"][0]["digest"].as_str().unwrap())).unwrap();
+        let top = manifest["layers"].as_array().unwrap().last().unwrap()["digest"].as_str().unwrap().to_owned();
+        Some(Stall { kitchen, _registry: registry, proxy, base, top, stores: 0.into() })
+    }
+
+    /// Builds in an empty store with the cache of `reference`; gives the causes of the steps that ran.
+    fn build(&self, reference: &str, rules: &[(&'static str, &str, Fault, usize)]) -> BTreeSet<String> {
+        let rule = |(method, path, fault, times): &(&'static str, &str, Fault, usize)| Rule {
+            method,
+            path: (*path).to_owned(),
+            fault: fault.clone(),
+            times: *times,
+        };
+        self.proxy.set(rules.iter().map(rule).collect());
+        self.stores.set(self.stores.get() + 1);
+        let root = self.kitchen.path(&format!("store-{}", self.stores.get()));
+        self.kitchen.larder_in(&root, &["image", "import", "base", self.base.to_str().unwrap()]).ok();
+        let out = self.kitchen.path("files");
+        let _ = std::fs::remove_dir_all(&out);
+        let output = format!("type=local,dest={}", out.display());
+        let context = self.kitchen.context();
+        let args =
+            ["build", "--progress", "plain", "--cache-from", reference, "-o", &output, context.to_str().unwrap()];
+        self.kitchen.larder_in(&root, &args).ok();
+        assert_eq!(std::fs::read_to_string(out.join("c")).unwrap(), "one\n", "{rules:?}");
+        let ran = self.kitchen.larder_in(&root, &["explain", "--format", "json"]).ok();
+        let cause = |line: &str| {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            value["cause"].as_str().map(|kind| format!("{kind} {}", value["verdict"]))
+        };
+        ran.stdout.lines().filter_map(cause).collect()
+    }
+
+    fn cache(&self, rules: &[(&'static str, &str, Fault, usize)]) -> BTreeSet<String> {
+        self.build(&format!("{}/cache", self.proxy.host), rules)
+    }
+}
+
+fn kinds(causes: &BTreeSet<String>) -> Vec<&str> {
+    let mut kinds: Vec<&str> = causes.iter().map(|c| c.split(' ').next().unwrap_or_default()).collect();
+    kinds.dedup();
+    kinds
+}
+
+#[test]
+fn what_passes_costs_no_step() {
+    let Some(stall) = Stall::new() else { return };
+    let top = format!("blobs/{}", stall.top);
+    for rules in [
+        vec![],
+        vec![("GET", "manifests/latest", Fault::Status(503), 2)],
+        vec![("GET", "manifests/latest", Fault::Reset, 1)],
+        vec![("GET", "tags/list", Fault::Status(500), ALWAYS)],
+        vec![("HEAD", "blobs", Fault::Status(429), 1)],
+        vec![("GET", top.as_str(), Fault::Reset, 1)],
+        vec![("GET", top.as_str(), Fault::Truncate(20), 1)],
+        vec![("GET", top.as_str(), Fault::Status(401), 1)],
+        vec![("GET", top.as_str(), Fault::Late(std::time::Duration::from_secs(1)), 1)],
+    ] {
+        assert_eq!(kinds(&stall.cache(&rules)), Vec::<&str>::new(), "{rules:?}");
+    }
+}
+
+#[test]
+fn a_cache_that_can_not_be_asked() {
+    let Some(stall) = Stall::new() else { return };
+    // One that is not there yet is no failure.
+    assert_eq!(kinds(&stall.build(&format!("{}/none", stall.proxy.host), &[])), ["NeverBuilt"]);
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let causes = stall.build(&format!("{closed}/cache"), &[]);
+    assert_eq!(kinds(&causes)[0], "BackendUnavailable", "{causes:?}");
+    for (path, fault, tries) in [
+        ("manifests/latest", Fault::Status(503), r#""tries":4"#),
+        ("manifests/latest", Fault::Reset, r#""tries":4"#),
+        ("manifests/latest", Fault::Status(401), r#""tries":1"#),
+        ("blobs", Fault::Status(500), r#""tries":4"#),
+        ("blobs", Fault::Corrupt, r#""tries":1"#),
+    ] {
+        let causes = stall.cache(&[("GET", path, fault.clone(), ALWAYS)]);
+        assert_eq!(kinds(&causes)[0], "BackendUnavailable", "{path} {fault:?}: {causes:?}");
+        let text = causes.iter().next().unwrap();
+        assert!(text.contains(tries) && text.contains(&stall.proxy.host), "{path} {fault:?}: {text}");
+    }
+}
+
+#[test]
+fn a_blob_that_is_lost_or_damaged() {
+    let Some(stall) = Stall::new() else { return };
+    let top = format!("blobs/{}", stall.top);
+    for (method, fault, kind) in [
+        ("HEAD", Fault::Status(404), "BlobMissing"),
+        ("GET", Fault::Status(404), "BlobMissing"),
+        ("GET", Fault::Corrupt, "BlobCorrupt"),
+        ("GET", Fault::Truncate(20), "BackendUnavailable"),
+        ("GET", Fault::Status(401), "BackendUnavailable"),
+        ("GET", Fault::Reset, "BackendUnavailable"),
+    ] {
+        let causes = stall.cache(&[(method, top.as_str(), fault.clone(), ALWAYS)]);
+        assert_eq!(kinds(&causes), [kind], "{method} {fault:?}: {causes:?}");
+        assert_eq!(causes.len(), 1, "only the step whose layer it is: {causes:?}");
+        let text = causes.iter().next().unwrap();
+        assert!(text.contains(&stall.proxy.host), "{text}");
+        assert!(kind == "BackendUnavailable" || text.contains(&stall.top), "{text}");
+    }
+}
+
+#[test]
+fn an_export_that_fails_is_told() {
+    let Some(stall) = Stall::new() else { return };
+    let to = format!("type=registry,ref={}/new,mode=max", stall.proxy.host);
+    for (method, path) in [("POST", "uploads"), ("PUT", "uploads"), ("PUT", "manifests"), ("HEAD", "blobs")] {
+        let rule = Rule { method, path: path.to_owned(), fault: Fault::Status(503), times: ALWAYS };
+        stall.proxy.set(vec![rule.clone()]);
+        let ran = stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+        assert!(ran.stderr.contains("503"), "{method} {path}: {}", ran.stderr);
+        stall.proxy.set(vec![rule]);
+        let strict = format!("{to},ignore-error=false");
+        assert_eq!(stall.kitchen.build(&["--cache-to", &strict, "-o", "type=cacheonly"]).code, 1);
+    }
+    stall.proxy.set(vec![
+        Rule { method: "POST", path: "uploads".to_owned(), fault: Fault::Status(503), times: 1 },
+        Rule { method: "PUT", path: "manifests".to_owned(), fault: Fault::Reset, times: 1 },
+    ]);
+    let to = format!("type=registry,ref={}/other,mode=max,ignore-error=false", stall.proxy.host);
+    stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+    assert!(stall.proxy.used());
+    assert_eq!(kinds(&stall.build(&format!("{}/other", stall.proxy.host), &[])), Vec::<&str>::new());
+}
+
+/// So many processes export to one reference at once, each something else: all of it is there afterwards.
+#[test]
+fn many_writers_lose_nothing() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let rounds: usize = std::env::var("LARDER_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(2);
+    const WRITERS: usize = 16;
+    kitchen.write("Dockerfile", "FROM scratch AS a\nARG N\nCOPY f$N /f\nFROM scratch\nCOPY --from=a /f /g\n");
+    for round in 0..rounds {
+        let reference = format!("{}/shared:{round}", registry.host);
+        let to = format!("type=registry,ref={reference},mode=max");
+        let context = kitchen.context();
+        (0..WRITERS).for_each(|n| kitchen.write(&format!("f{n}"), &format!("{round} {n}")));
+        let start = |n: usize| {
+            let (root, number) = (kitchen.path(&format!("writer-{round}-{n}")), format!("N={n}"));
+            let args = ["build", "-q", "--build-arg", &number, "--cache-to", &to, "-o", "type=cacheonly"];
+            let mut command = kitchen.command(&root, &args);
+            command.arg(&context).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            command.spawn().unwrap()
+        };
+        let running: Vec<_> = (0..WRITERS).map(start).collect();
+        for mut child in running {
+            assert!(child.wait().unwrap().success());
+        }
+        let root = kitchen.path(&format!("reader-{round}"));
+        for n in 0..WRITERS {
+            let number = format!("N={n}");
+            let args = ["build", "--progress", "plain", "--build-arg", &number, "--cache-from", &reference];
+            let all = [&args[..], &["-o", "type=cacheonly", context.to_str().unwrap()]].concat();
+            let ran = kitchen.larder_in(&root, &all).ok();
+            assert_eq!(ran.missed(), 0, "round {round}, writer {n}: {}", ran.stderr);
+        }
+    }
+}
