@@ -5,9 +5,11 @@
 
 mod collect;
 mod discover;
+mod expire;
 mod guard;
 mod join;
 mod manage;
+mod mirror;
 mod pull;
 mod push;
 mod scrub;

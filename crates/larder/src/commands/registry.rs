@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::registry::server::{Action, Event, Options, Registry, Rule, Tls, Users};
+use ::registry::server::{Action, Event, Mirrors, Options, Registry, Retention, Rule, Tls, Users};
+use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -48,6 +49,14 @@ pub struct Flags {
     /// Hours for which what nothing refers to is left alone
     #[arg(long, value_name = "HOURS", default_value_t = 24)]
     grace: u64,
+    /// Which tags stay, such as `team/*:pr-*=newest:10,pushed:30d,pulled:7d`: any of these keeps a tag, the others that
+    /// the pattern is for go. May be repeated: the first that is for a tag decides. Tags that none is for stay
+    #[arg(long, value_name = "REPOSITORIES:TAGS=CONDITIONS", value_parser = retention)]
+    keep: Vec<Retention>,
+    /// Mirror another registry: `hub=docker.io` gives `hub/library/debian` from there, by the credentials of docker's
+    /// configuration. May be repeated
+    #[arg(long, value_name = "NAME=HOST", value_parser = mirrored)]
+    mirror: Vec<(String, String)>,
 }
 
 #[derive(clap::Subcommand, Debug)]
@@ -60,6 +69,9 @@ enum Verb {
         /// Hours for which what nothing refers to is left alone
         #[arg(long, value_name = "HOURS", default_value_t = 24)]
         grace: u64,
+        /// Which tags stay, as `larder registry --keep` takes it; says why each stays or goes
+        #[arg(long, value_name = "REPOSITORIES:TAGS=CONDITIONS", value_parser = retention)]
+        keep: Vec<Retention>,
     },
     /// Read everything again and say what the disk has changed or lost; exit code 1 if anything
     Scrub,
@@ -74,13 +86,65 @@ fn rule(text: &str) -> Result<Rule, String> {
     Ok(Rule { user: user.to_owned(), repositories: repositories.to_owned(), actions })
 }
 
+/// Reads `REPOSITORIES:TAGS=CONDITION,…`.
+fn retention(text: &str) -> Result<Retention, String> {
+    let parts = text.split_once('=').and_then(|(what, rest)| Some((what.rsplit_once(':')?, rest)));
+    let ((repositories, tags), conditions) = parts.ok_or("expected REPOSITORIES:TAGS=CONDITIONS")?;
+    let mut rule = Retention { repositories: repositories.to_owned(), tags: tags.to_owned(), ..Retention::default() };
+    for condition in conditions.split(',').filter(|condition| !condition.is_empty()) {
+        let wrong = || format!("`{condition}` is none of newest:NUMBER, pushed:AGE, pulled:AGE (such as 12h, 30d)");
+        match condition.split_once(':').ok_or_else(wrong)? {
+            ("newest", count) => rule.newest = Some(count.parse().map_err(|_| wrong())?),
+            ("pushed", text) => rule.pushed = Some(age(text).ok_or_else(wrong)?),
+            ("pulled", text) => rule.pulled = Some(age(text).ok_or_else(wrong)?),
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(rule)
+}
+
+/// Reads `NAME=HOST`.
+fn mirrored(text: &str) -> Result<(String, String), String> {
+    let (name, host) = text.split_once('=').ok_or("expected NAME=HOST")?;
+    if !oci::is_repository_component(name) {
+        return Err(format!("`{name}` can't be the first part of a repository's name"));
+    }
+    Ok((name.to_owned(), host.to_owned()))
+}
+
+/// Reads `12h` or `30d`.
+fn age(text: &str) -> Option<Duration> {
+    let hours = match text.strip_suffix('d') {
+        Some(days) => days.parse::<u64>().ok()?.checked_mul(24)?,
+        None => text.strip_suffix('h')?.parse().ok()?,
+    };
+    Some(Duration::from_secs(hours.checked_mul(3600)?))
+}
+
 /// Serves until a signal comes, or does what the verb says.
 pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
     let root = root.join("registry");
     match &flags.verb {
         None => serve(&root, flags),
-        Some(Verb::Gc { dry_run, grace }) => collect(&root, *dry_run, *grace),
+        Some(Verb::Gc { dry_run, grace, keep }) => collect(&root, *dry_run, *grace, keep),
         Some(Verb::Scrub) => scrub(&root),
+    }
+}
+
+/// Who this registry is to those that it mirrors: what docker's configuration says.
+struct Docker;
+
+impl ::registry::Login for Docker {
+    fn credentials<'a>(&'a self, host: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>, String>> {
+        let host = host.to_owned();
+        Box::pin(async move {
+            let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+            let usual = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".docker");
+            let path = folder.unwrap_or_else(usual).join("config.json");
+            // It may run a helper, which blocks.
+            let found = tokio::task::spawn_blocking(move || ::registry::docker_config::credentials(&path, &host)).await;
+            found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+        })
     }
 }
 
@@ -98,6 +162,11 @@ fn serve(root: &Path, flags: &Flags) -> Result<(), Failure> {
     let mut options = options(root);
     options.grace = Duration::from_secs(flags.grace * 3600);
     options.url.clone_from(&flags.url);
+    options.retention.clone_from(&flags.keep);
+    if !flags.mirror.is_empty() {
+        let (hosts, client) = (flags.mirror.clone(), ::registry::Client::new());
+        options.mirrors = Some(Mirrors { hosts, client, login: Box::new(Docker) });
+    }
     if let (Some(certificate), Some(key)) = (&flags.tls_cert, &flags.tls_key) {
         options.tls = Some(Tls::read(certificate, key).map_err(Failure::usage)?);
     }
@@ -144,10 +213,18 @@ fn with<T>(options: Options, work: impl AsyncFnOnce(Arc<Registry>) -> std::io::R
     Ok(runtime.block_on(work(registry))?)
 }
 
-fn collect(root: &Path, dry_run: bool, grace: u64) -> Result<(), Failure> {
+fn collect(root: &Path, dry_run: bool, grace: u64, keep: &[Retention]) -> Result<(), Failure> {
     let mut options = options(root);
     options.grace = Duration::from_secs(grace * 3600);
-    let done = with(options, async |registry| registry.collect(dry_run).await)?;
+    options.retention = keep.to_vec();
+    let (expired, done) =
+        with(options, async |registry| Ok((registry.expire(dry_run).await?, registry.collect(dry_run).await?)))?;
+    for (name, tag, reason) in &expired.tags {
+        println!("{name}:{tag} {reason}");
+    }
+    for (name, digest) in &expired.manifests {
+        println!("{name}: no tag leads to the manifest {digest}");
+    }
     for (name, digest) in &done.unlinked {
         println!("{name}: no manifest names {digest}");
     }

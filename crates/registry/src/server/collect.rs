@@ -113,7 +113,11 @@ async fn unused(
 }
 
 /// A manifest, read; `None` when its bytes are gone or can't be read. One that was deleted meanwhile names nothing.
-async fn read(contents: &Contents, name: &Repository, digest: &ContentDigest) -> io::Result<Option<Document>> {
+pub(super) async fn read(
+    contents: &Contents,
+    name: &Repository,
+    digest: &ContentDigest,
+) -> io::Result<Option<Document>> {
     let Some(kind) = contents.storage.read(format::manifest(name, digest)).await? else {
         return Ok(Some(Document::default()));
     };
@@ -138,7 +142,7 @@ async fn remove(contents: &Contents, key: String, before: u64) -> io::Result<boo
 /// Removes a repository's folders that hold nothing any more.
 async fn remove_empty(contents: &Contents, name: &Repository) -> io::Result<()> {
     let _remove = contents.remove().await;
-    let mut folders = vec![format::tags(name)];
+    let mut folders = vec![format::tags(name), format::pulls(name), format::all_superseded(name)];
     for algorithm in Algorithm::ALL {
         folders.extend([format::links(name, algorithm), format::manifests(name, algorithm)]);
     }

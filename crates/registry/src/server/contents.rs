@@ -170,6 +170,23 @@ impl Contents {
         let document = Document::read(&manifest.bytes, &manifest.media_type)?;
         let _link = self.link().await;
         self.check_parts(name, &document).await?;
+        self.write_manifest(name, manifest, document, tags).await
+    }
+
+    /// Keeps a manifest of a mirror: what it names may come later.
+    pub async fn keep_manifest(&self, name: &Repository, manifest: Manifest, tags: &[Tag]) -> Result<(), Refusal> {
+        let document = Document::read(&manifest.bytes, &manifest.media_type)?;
+        let _link = self.link().await;
+        self.write_manifest(name, manifest, document, tags).await.map(drop)
+    }
+
+    async fn write_manifest(
+        &self,
+        name: &Repository,
+        manifest: Manifest,
+        document: Document,
+        tags: &[Tag],
+    ) -> Result<Option<ContentDigest>, Refusal> {
         let Manifest { digest, media_type, bytes } = manifest;
         let size = bytes.len() as u64;
         self.storage.put(&digest, bytes).await?;
@@ -236,6 +253,14 @@ impl Contents {
         let removed = self.tags_of(name, digest).await?.is_empty() && self.forget_manifest(name, digest).await?;
         self.storage.remove(format::superseded(name, digest)).await?;
         Ok(removed)
+    }
+
+    /// Removes a manifest, unless a tag points to it or it became younger than `before` (milliseconds since 1970).
+    pub async fn remove_untagged(&self, name: &Repository, digest: &ContentDigest, before: u64) -> io::Result<bool> {
+        let _remove = self.remove().await;
+        let entry = self.storage.look(format::manifest(name, digest)).await?;
+        let old = entry.is_some_and(|entry| entry.modified < before);
+        Ok(old && self.tags_of(name, digest).await?.is_empty() && self.forget_manifest(name, digest).await?)
     }
 
     /// The tags that point to a manifest.

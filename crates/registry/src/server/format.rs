@@ -11,6 +11,7 @@
 //!   repositories/<name>/_manifests/<algorithm>/<digits>  media type: the repository has this manifest
 //!   repositories/<name>/_tags/<tag>                      digest that the tag points to
 //!   repositories/<name>/_referrers/<subject>/<manifest>  descriptor (JSON) of a manifest with that subject
+//!   repositories/<name>/_pulls/<tag>                     empty: when the tag was last pulled
 //!   repositories/<name>/_superseded/<manifest>           empty: a joined cache that another one has replaced
 //!   uploads/<id>/{repository,data}           uploads that go on, on this disk even if the storage is a bucket
 //!   tmp/<id>                                 files being written; whatever is here at start is left over
@@ -110,6 +111,16 @@ pub fn all_superseded(name: &Repository) -> String {
 pub fn parse_dashed(text: &str) -> Option<ContentDigest> {
     let (word, hex) = text.split_once('-')?;
     ContentDigest::from_parts(Algorithm::parse(word)?, hex)
+}
+
+/// When a tag was last pulled.
+pub fn pull(name: &Repository, tag: &Tag) -> String {
+    format!("{}/{tag}", pulls(name))
+}
+
+/// The folder of [`pull`].
+pub fn pulls(name: &Repository) -> String {
+    format!("{REPOSITORIES}/{name}/_pulls")
 }
 
 /// A digest without its colon.

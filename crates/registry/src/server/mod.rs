@@ -12,15 +12,18 @@ mod digest;
 mod discover;
 mod disk;
 mod document;
+mod expire;
 mod format;
 mod guard;
 mod join;
 mod listen;
 mod manage;
+mod mirror;
 mod name;
 mod pull;
 mod push;
 mod refusal;
+mod retention;
 mod route;
 mod scrub;
 mod service;
@@ -30,17 +33,21 @@ mod tokens;
 mod uploads;
 mod users;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use collect::Collected;
 use contents::Contents;
 pub use digest::{Algorithm, ContentDigest};
 use disk::Disk;
 pub use disk::OpenError;
+pub use expire::Expired;
 use guard::Guard;
+pub use mirror::Mirrors;
+pub use retention::{Reason, Retention};
 pub use scrub::Scrubbed;
 use storage::Storage;
 pub use tls::{Tls, TlsError};
@@ -74,6 +81,10 @@ pub struct Options {
     pub command: String,
     /// For how long what nothing refers to is left alone.
     pub grace: Duration,
+    /// Other registries that are read through this one.
+    pub mirrors: Option<Mirrors>,
+    /// Which tags stay; without rules all do.
+    pub retention: Vec<Retention>,
     /// Who is let in; `None` lets anybody do everything.
     pub users: Option<Users>,
     /// What connections are secured with.
@@ -93,6 +104,8 @@ impl Options {
             root: root.to_owned(),
             command: String::new(),
             grace: Duration::from_secs(24 * 3600),
+            mirrors: None,
+            retention: Vec::new(),
             users: None,
             tls: None,
             url: None,
@@ -106,6 +119,11 @@ impl Options {
 pub struct Registry {
     contents: Contents,
     uploads: Uploads,
+    mirrors: Option<Mirrors>,
+    memory: mirror::Memory,
+    retention: Vec<Retention>,
+    /// When pulls of tags were written down, by key.
+    pulls: Mutex<HashMap<String, Instant>>,
     guard: Option<Guard>,
     tls: Option<Tls>,
     neighbour: Option<Neighbour>,
@@ -115,13 +133,29 @@ pub struct Registry {
 impl Registry {
     /// Opens the folder, making it when there is none.
     pub fn open(options: Options) -> Result<Arc<Registry>, OpenError> {
-        let Options { root, command, grace, users, tls, url, neighbour, tell } = options;
+        let Options { root, command, grace, mirrors, retention, users, tls, url, neighbour, tell } = options;
         let disk = Disk::open(&root, &command)?;
         let key = || token_key(&disk).map_err(|source| OpenError::Io { root: root.clone(), source });
         let guard = users.map(|users| Ok(Guard::new(users, &key()?, url, tls.is_some()))).transpose()?;
         let uploads = Uploads::new(disk.root());
         let contents = Contents::new(Storage::on_disk(disk), grace);
-        Ok(Arc::new(Registry { contents, uploads, guard, tls, neighbour, tell }))
+        Ok(Arc::new(Registry {
+            contents,
+            uploads,
+            mirrors,
+            memory: mirror::Memory::default(),
+            retention,
+            pulls: Mutex::default(),
+            guard,
+            tls,
+            neighbour,
+            tell,
+        }))
+    }
+
+    /// Applies the rules for tags. `dry` says what would go, and removes nothing.
+    pub async fn expire(&self, dry: bool) -> io::Result<Expired> {
+        expire::expire(self, dry).await
     }
 
     /// Reads everything again and says what a disk has changed or lost.
@@ -140,6 +174,9 @@ impl Registry {
             // So that many registries do not move together.
             let jitter = random().map_or(0, u64::from_le_bytes) % TEND.as_millis() as u64;
             tokio::time::sleep(TEND / 2 + Duration::from_millis(jitter)).await;
+            if let Err(error) = self.expire(false).await {
+                self.tell(Event::Failed { what: "applying the rules for tags".to_owned(), why: error.to_string() });
+            }
             if let Err(error) = self.collect(false).await {
                 self.tell(Event::Failed {
                     what: "collecting what nothing refers to".to_owned(),

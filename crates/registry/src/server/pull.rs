@@ -1,18 +1,34 @@
 //! Pulling: manifests and blobs, whole or a range, and whether they are there (distribution-spec, "Pull").
 
+use std::sync::Arc;
+
 use hyper::{Method, StatusCode};
 
-use super::Registry;
 use super::answer::{Answer, Body, With, empty, json};
 use super::digest::ContentDigest;
 use super::name::{Repository, Target};
 use super::refusal::Refusal;
 use super::service::Ask;
+use super::{Event, Registry, expire, mirror};
 
 /// `GET` and `HEAD` of a manifest.
-pub async fn manifest(registry: &Registry, _ask: &Ask, name: &Repository, target: &Target) -> Result<Answer, Refusal> {
+pub async fn manifest(
+    registry: &Arc<Registry>,
+    ask: &Ask,
+    name: &Repository,
+    target: &Target,
+) -> Result<Answer, Refusal> {
+    mirror::manifest(registry, name, target).await?;
     let unknown = || Refusal::manifest_unknown(format!("{name} has no manifest {target}"));
     let manifest = registry.contents.manifest(name, target).await?.ok_or_else(unknown)?;
+    if let (Target::Tag(tag), &Method::GET) = (target, &ask.parts.method) {
+        let (registry, name, tag) = (registry.clone(), name.clone(), tag.clone());
+        tokio::spawn(async move {
+            if let Err(error) = expire::note_pull(&registry, &name, &tag).await {
+                registry.tell(Event::Failed { what: format!("noting a pull of {name}:{tag}"), why: error.to_string() });
+            }
+        });
+    }
     let answer = json(StatusCode::OK, "application/octet-stream", manifest.bytes);
     let (mut parts, body) = answer.into_parts();
     parts.headers.remove("content-type");
@@ -26,12 +42,13 @@ pub async fn manifest(registry: &Registry, _ask: &Ask, name: &Repository, target
 
 /// `GET` and `HEAD` of a blob.
 pub async fn blob(
-    registry: &Registry,
+    registry: &Arc<Registry>,
     ask: &Ask,
     name: &Repository,
     digest: &ContentDigest,
 ) -> Result<Answer, Refusal> {
     let unknown = || Refusal::blob_unknown(format!("{name} has no blob {digest}"));
+    mirror::blob(registry, name, digest).await?;
     let size = registry.contents.blob(name, digest).await?.ok_or_else(unknown)?;
     let range = match ask.header("range") {
         Some(text) if ask.parts.method == Method::GET => parse_range(text, size),

@@ -20,7 +20,7 @@ use super::refusal::Refusal;
 use super::service::Ask;
 use super::uploads::Upload;
 use super::users::Action;
-use super::{Registry, format, join};
+use super::{Registry, format, join, mirror};
 
 /// Bytes that are gathered before they are written.
 const BATCH: usize = 512 << 10;
@@ -33,6 +33,7 @@ const TURN: Duration = Duration::from_secs(10);
 
 /// `POST`: starts an upload, or takes a whole blob, or mounts one.
 pub async fn start(registry: &Arc<Registry>, ask: Ask, name: &Repository, caller: &Caller) -> Result<Answer, Refusal> {
+    mirror::refuse_push(registry, name)?;
     if let Some(digest) = ask.query.get("mount") {
         let digest = parse_digest(digest)?;
         if mount(registry, &ask, caller, name, &digest).await? {
@@ -130,6 +131,7 @@ pub async fn manifest(
     name: &Repository,
     target: &Target,
 ) -> Result<Answer, Refusal> {
+    mirror::refuse_push(registry, name)?;
     let stated = ask.header("content-type").map(|kind| document::bare(kind).to_owned());
     let mut tags = ask
         .query

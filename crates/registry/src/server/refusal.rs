@@ -63,6 +63,8 @@ refusals! {
     no_such_page = NOT_FOUND, "UNSUPPORTED";
     /// The query can't be read.
     query_invalid = BAD_REQUEST, "UNSUPPORTED";
+    /// The registry behind this one can't be reached.
+    upstream = BAD_GATEWAY, "UNKNOWN";
     /// The server could not do it.
     failed = INTERNAL_SERVER_ERROR, "UNKNOWN";
     /// The disk is full.
