@@ -19,6 +19,7 @@ use crate::frontends::dockerfile::Frontend;
 use crate::frontends::{Target, questions};
 use crate::history::Keeper;
 use crate::sources::image::{self, ResolveMode, Resolved};
+use crate::sources::oci_layout;
 use crate::{Engine, Error, Events, Live, Work, exporters, session};
 
 /// What is wanted.
@@ -283,6 +284,20 @@ impl Build {
         let task = self.events.begin(&format!("{reference} {platform}"), &name);
         let resolved = image::resolve(&self.work(task.step)?, reference, platform, ResolveMode::parse(mode)).await;
         task.finish(resolved)
+    }
+
+    /// What an image of a layout on the client's side is; `reference` is `@digest`.
+    pub async fn layout(
+        &self,
+        session: &str,
+        layout: &str,
+        reference: &str,
+        platform: &Platform,
+    ) -> Result<Resolved, Error> {
+        let name = format!("[internal] load metadata for oci-layout://{layout}{reference}");
+        let task = self.events.begin(&format!("{name} {platform}"), &name);
+        let work = self.work(task.step)?;
+        task.finish(oci_layout::resolve(&work, session, layout, reference, platform).await)
     }
 
     /// The files of a result, for reading.

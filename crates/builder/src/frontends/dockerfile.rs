@@ -17,7 +17,7 @@ use crate::attestations::{Read, Wanted};
 use crate::build::{Build, Faulty};
 use crate::event::{Warning, What};
 use crate::session::{self, Filter};
-use crate::sources::{image, oci_layout};
+use crate::sources::image;
 
 /// What a frontend works with.
 pub struct Frontend<'a> {
@@ -302,8 +302,7 @@ impl<'a> Frontend<'a> {
                 task.finish(resolved)?
             }
             Need::Layout { store, reference, platform: wanted } => {
-                let work = self.build.work(Digest::of(store.as_bytes()))?;
-                oci_layout::resolve(&work, "", store, reference, &platform(wanted)?).await?
+                self.build.layout("", store, reference, &platform(wanted)?).await?
             }
         };
         Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config) })

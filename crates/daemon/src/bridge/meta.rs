@@ -1,7 +1,8 @@
 //! What a source is now, for clients that make their own graphs: an image's digest and configuration.
 //! Nothing is pulled but manifests and configurations.
 
-use oci::Reference;
+use builder::sources::image::Resolved;
+use oci::{Platform, Reference};
 use proto::bridge::{
     ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceImageResponse, ResolveSourceMetaRequest,
     ResolveSourceMetaResponse,
@@ -22,12 +23,12 @@ pub async fn image_config(
     job: &Job,
     request: &ResolveImageConfigRequest,
 ) -> Result<ResolveImageConfigResponse, Status> {
-    if request.resolver_type != 0 {
-        return Err(Status::unimplemented("images of a client's OCI layout are not built yet"));
-    }
-    let reference = parse(&request.r#ref)?;
-    let found = job.build.image(&reference, &platform(request.platform.as_ref()), &request.resolve_mode).await;
-    let found = found.map_err(|error| refusal::of(&error))?;
+    let platform = platform(request.platform.as_ref());
+    let found = match request.resolver_type {
+        0 => registry(job, &request.r#ref, &platform, &request.resolve_mode).await?,
+        1 => layout(job, &request.session_id, &request.store_id, &request.r#ref, &platform).await?,
+        other => return Err(Status::invalid_argument(format!("there is no way {other} to resolve an image"))),
+    };
     Ok(ResolveImageConfigResponse {
         digest: found.digest.to_string(),
         config: found.config_bytes,
@@ -35,20 +36,39 @@ pub async fn image_config(
     })
 }
 
+async fn registry(job: &Job, name: &str, platform: &Platform, mode: &str) -> Result<Resolved, Status> {
+    let found = job.build.image(&parse(name)?, platform, mode).await;
+    found.map_err(|error| refusal::of(&error))
+}
+
+/// An image of a layout on the client's side; without a name of its own the layout is found under the image's.
+async fn layout(job: &Job, session: &str, store: &str, name: &str, platform: &Platform) -> Result<Resolved, Status> {
+    let at = name.find('@').unwrap_or(name.len());
+    let store = if store.is_empty() { name.split(['@', ':']).next().unwrap_or_default() } else { store };
+    let found = job.build.layout(session, store, &name[at..], platform).await;
+    found.map_err(|error| refusal::of(&error))
+}
+
 /// A source pinned to what it is now.
 pub async fn source(job: &Job, request: ResolveSourceMetaRequest) -> Result<ResolveSourceMetaResponse, Status> {
     let source = request.source.unwrap_or_default();
-    let Some(name) = source.identifier.strip_prefix("docker-image://") else {
-        let text = format!("{}: only images can be resolved, other sources are not built yet", source.identifier);
-        return Err(Status::unimplemented(text));
+    let platform = platform(request.platform.as_ref());
+    let (scheme, name) = source.identifier.split_once("://").unwrap_or(("", &source.identifier));
+    let found = match scheme {
+        "docker-image" => registry(job, name, &platform, &request.resolve_mode).await?,
+        "oci-layout" => {
+            let attribute = |key: &str| source.attrs.get(key).map(String::as_str).unwrap_or_default();
+            layout(job, attribute("oci.session"), attribute("oci.store"), name, &platform).await?
+        }
+        _ => {
+            let text = format!("{}: only images can be resolved, other sources are not built yet", source.identifier);
+            return Err(Status::unimplemented(text));
+        }
     };
-    let reference = parse(name)?;
-    let found = job.build.image(&reference, &platform(request.platform.as_ref()), &request.resolve_mode).await;
-    let found = found.map_err(|error| refusal::of(&error))?;
     let plain = name.split('@').next().unwrap_or(name);
     let config = if request.image.is_some_and(|i| i.no_config) { Vec::new() } else { found.config_bytes };
     let image = ResolveSourceImageResponse { digest: found.digest.to_string(), config, attestation_chain: None };
-    let identifier = format!("docker-image://{plain}@{}", found.digest);
+    let identifier = format!("{scheme}://{plain}@{}", found.digest);
     let source = Some(SourceOp { identifier, ..source });
     Ok(ResolveSourceMetaResponse { source, image: Some(image), git: None, http: None })
 }
