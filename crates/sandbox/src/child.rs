@@ -12,11 +12,12 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 use rustix::process::Signal;
-use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType, UnshareFlags};
 
 use crate::capability;
 use crate::kernel::{attr, close_others_on_exec, make_private, set_attr};
 use crate::plan::{Action, Plan, Step};
+use crate::process::Process;
 
 /// What was being done when something failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +97,8 @@ impl Failure {
 pub struct Ends {
     /// Standard input, output and error of the process.
     pub stdio: [OwnedFd; 3],
+    /// Whether they are a terminal that is to be the process' own.
+    pub terminal: bool,
     /// Where a [`Failure`] goes. Closed by a successful `execve`.
     pub status: OwnedFd,
     /// `tasks` files of cgroups of version 1 to join.
@@ -104,44 +107,92 @@ pub struct Ends {
     pub filter: Vec<libc::sock_filter>,
 }
 
+/// What a child becomes.
+pub enum Role<'a> {
+    /// The first process of namespaces and mounts of its own.
+    First(&'a Plan),
+    /// One more process beside a first one, by its pidfd.
+    Beside {
+        /// The process.
+        process: &'a Process,
+        /// The first process.
+        first: BorrowedFd<'a>,
+        /// Whether the first process has a network namespace of its own.
+        own_network: bool,
+    },
+}
+
+impl Role<'_> {
+    fn process(&self) -> &Process {
+        match self {
+            Role::First(plan) => &plan.process,
+            Role::Beside { process, .. } => process,
+        }
+    }
+}
+
 /// Becomes the process, or tells why not and ends.
-pub fn become_process(plan: &Plan, ends: &Ends) -> ! {
-    let failure = start(plan, ends);
+pub fn become_process(role: &Role<'_>, ends: &Ends) -> ! {
+    let failure = start(role, ends);
     let _parent_gone = rustix::io::write(&ends.status, &failure.bytes());
     // SAFETY: ends only this process, without running destructors that belong to the parent.
     unsafe { libc::_exit(127) }
 }
 
 /// Runs every stage; returns only when one failed.
-fn start(plan: &Plan, ends: &Ends) -> Failure {
+fn start(role: &Role<'_>, ends: &Ends) -> Failure {
     let at = |stage| move |errno: Errno| Failure { stage, index: 0, errno: errno.raw_os_error() };
+    let process = role.process();
     let stages = || -> Result<(), Failure> {
         reset_signals();
         rustix::process::setsid().map_err(at(Stage::Session))?;
         join_cgroups(&ends.tasks).map_err(at(Stage::Cgroup))?;
-        attach_all(plan)?;
-        rustix::system::sethostname(&plan.process.hostname).map_err(at(Stage::Hostname))?;
-        if plan.own_network {
-            raise_loopback().map_err(at(Stage::Loopback))?;
+        match role {
+            Role::First(plan) => enter_new(plan)?,
+            Role::Beside { first, own_network, .. } => {
+                enter_beside(*first, *own_network).map_err(at(Stage::Private))?
+            }
         }
-        enter_root(plan).map_err(at(Stage::Pivot))?;
-        set_stdio(&ends.stdio).map_err(at(Stage::Stdio))?;
-        set_limits(plan).map_err(at(Stage::Limits))?;
-        rustix::process::chdir(plan.process.cwd.as_c_str()).map_err(at(Stage::WorkingDirectory))?;
+        set_stdio(ends).map_err(at(Stage::Stdio))?;
+        set_limits(process).map_err(at(Stage::Limits))?;
+        rustix::process::chdir(process.cwd.as_c_str()).map_err(at(Stage::WorkingDirectory))?;
         // Without no_new_privs, which would break setuid programs, a filter needs CAP_SYS_ADMIN: before it's dropped.
         install_filter(&ends.filter).map_err(at(Stage::Seccomp))?;
-        drop_capabilities(plan).map_err(at(Stage::Capabilities))?;
-        change_user(plan).map_err(at(Stage::User))?;
-        set_capabilities(plan).map_err(at(Stage::Capabilities))?;
+        drop_capabilities(process).map_err(at(Stage::Capabilities))?;
+        change_user(process).map_err(at(Stage::User))?;
+        set_capabilities(process).map_err(at(Stage::Capabilities))?;
         die_with_parent(ends).map_err(at(Stage::Session))
     };
     match stages() {
         Err(failure) => failure,
         Ok(()) => {
             close_others_on_exec();
-            at(Stage::Execute)(execute(plan))
+            at(Stage::Execute)(execute(process))
         }
     }
+}
+
+/// Makes the plan's mounts and its root the process'.
+fn enter_new(plan: &Plan) -> Result<(), Failure> {
+    let at = |stage| move |errno: Errno| Failure { stage, index: 0, errno: errno.raw_os_error() };
+    attach_all(plan)?;
+    rustix::system::sethostname(&plan.process.hostname).map_err(at(Stage::Hostname))?;
+    if plan.own_network {
+        raise_loopback().map_err(at(Stage::Loopback))?;
+    }
+    enter_root(plan).map_err(at(Stage::Pivot))
+}
+
+/// Enters the namespaces of a first process, and with them its root. The PID namespace was the cloning thread's to choose.
+fn enter_beside(first: BorrowedFd<'_>, own_network: bool) -> Result<(), Errno> {
+    let mut kinds = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
+    if own_network {
+        kinds |= ThreadNameSpaceType::NETWORK;
+    }
+    rustix::thread::move_into_thread_name_spaces(first, kinds)?;
+    rustix::process::chdir(c"/")
 }
 
 /// Default dispositions, nothing blocked: what a program may expect.
@@ -288,21 +339,22 @@ fn enter_root(plan: &Plan) -> Result<(), Errno> {
     rustix::process::chdir(c"/")
 }
 
-fn set_stdio(stdio: &[OwnedFd; 3]) -> Result<(), Errno> {
-    for (target, fd) in (0..).zip(stdio) {
+fn set_stdio(ends: &Ends) -> Result<(), Errno> {
+    for (target, fd) in (0..).zip(&ends.stdio) {
         // SAFETY: replaces descriptors 0, 1 and 2 of this process, which nothing here owns. The sources are above 2.
         if unsafe { libc::dup2(fd.as_raw_fd(), target) } < 0 {
             return Err(raw(std::io::Error::last_os_error()));
         }
     }
-    Ok(())
+    // The session that began above has no terminal yet.
+    if ends.terminal { rustix::process::ioctl_tiocsctty(&ends.stdio[0]) } else { Ok(()) }
 }
 
-fn set_limits(plan: &Plan) -> Result<(), Errno> {
-    for (resource, limit) in &plan.process.rlimits {
+fn set_limits(process: &Process) -> Result<(), Errno> {
+    for (resource, limit) in &process.rlimits {
         rustix::process::setrlimit(*resource, *limit)?;
     }
-    rustix::process::umask(Mode::from_raw_mode(plan.process.umask));
+    rustix::process::umask(Mode::from_raw_mode(process.umask));
     Ok(())
 }
 
@@ -317,10 +369,10 @@ fn install_filter(filter: &[libc::sock_filter]) -> Result<(), Errno> {
 }
 
 /// Capabilities that no program started from here can ever regain.
-fn drop_capabilities(plan: &Plan) -> Result<(), Errno> {
+fn drop_capabilities(process: &Process) -> Result<(), Errno> {
     for number in 0..=capability::MOST {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if plan.process.capabilities.contains(one) {
+        if process.capabilities.contains(one) {
             continue;
         }
         match rustix::thread::remove_capability_from_bounding_set(one) {
@@ -331,22 +383,21 @@ fn drop_capabilities(plan: &Plan) -> Result<(), Errno> {
     Ok(())
 }
 
-fn change_user(plan: &Plan) -> Result<(), Errno> {
-    let process = &plan.process;
+fn change_user(process: &Process) -> Result<(), Errno> {
     if process.ambient {
         rustix::thread::set_keep_capabilities(true)?;
     }
-    if !plan.keep_groups {
+    if !process.keep_groups {
         rustix::thread::set_thread_groups(&process.groups)?;
     }
     rustix::thread::set_thread_res_gid(process.gid, process.gid, process.gid)?;
     rustix::thread::set_thread_res_uid(process.uid, process.uid, process.uid)
 }
 
-fn set_capabilities(plan: &Plan) -> Result<(), Errno> {
-    let keep = plan.process.capabilities;
-    if !plan.process.ambient {
-        if !plan.process.uid.is_root() {
+fn set_capabilities(process: &Process) -> Result<(), Errno> {
+    let keep = process.capabilities;
+    if !process.ambient {
+        if !process.uid.is_root() {
             return Ok(());
         }
         let none = CapabilitySet::empty();
@@ -375,11 +426,11 @@ fn die_with_parent(ends: &Ends) -> Result<(), Errno> {
 }
 
 /// Tries every place of the program; returns the error that says most.
-fn execute(plan: &Plan) -> Errno {
+fn execute(process: &Process) -> Errno {
     let mut error = Errno::NOENT;
-    for program in &plan.process.programs {
+    for program in &process.programs {
         // SAFETY: the path and both arrays are NUL-terminated and live in the plan.
-        unsafe { libc::execve(program.as_ptr(), plan.process.argv(), plan.process.envp()) };
+        unsafe { libc::execve(program.as_ptr(), process.argv(), process.envp()) };
         match raw(std::io::Error::last_os_error()) {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => error = Errno::ACCESS,

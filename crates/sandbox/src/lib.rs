@@ -10,6 +10,7 @@ mod cancel;
 mod capability;
 mod cgroup;
 mod child;
+mod connected;
 mod device;
 mod error;
 mod hosts;
@@ -28,6 +29,7 @@ pub mod user;
 
 pub use cancel::Cancel;
 pub use cgroup::{Swept, sweep};
+pub use connected::{Inside, Stdio};
 pub use error::Error;
 pub use kernel::Abilities;
 pub use run::{Config, DefaultNetwork, Exit, Sandbox, Status, Stream, Usage};

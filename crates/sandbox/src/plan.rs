@@ -74,8 +74,6 @@ pub struct Plan {
     pub stubs: Vec<Made>,
     /// A network namespace of its own.
     pub own_network: bool,
-    /// Whether the user namespace forbids `setgroups`.
-    pub keep_groups: bool,
 }
 
 /// What the machine gives a plan.
@@ -134,10 +132,9 @@ impl Plan {
             steps,
             empty,
             readonly_root: spec.readonly_root && spec.root.upper.is_some(),
-            process: Process::of(spec, &ids, &home)?,
+            process: Process::of(spec, &ids, &home, ground.abilities.setgroups_denied)?,
             stubs,
             own_network: ground.own_network,
-            keep_groups: ground.abilities.setgroups_denied,
             root,
         })
     }

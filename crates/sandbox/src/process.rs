@@ -35,6 +35,8 @@ pub struct Process {
     pub capabilities: CapabilitySet,
     /// Whether a user other than root keeps them too.
     pub ambient: bool,
+    /// Whether the user namespace forbids `setgroups`.
+    pub keep_groups: bool,
 }
 
 /// Strings with the array of pointers that `execve` wants.
@@ -52,8 +54,8 @@ impl Strings {
 }
 
 impl Process {
-    /// The process of `spec` for a resolved user with a home.
-    pub fn of(spec: &Spec, ids: &Ids, home: &str) -> Result<Process, Error> {
+    /// The process of `spec` for a resolved user with a home, in a user namespace that may forbid `setgroups`.
+    pub fn of(spec: &Spec, ids: &Ids, home: &str, keep_groups: bool) -> Result<Process, Error> {
         let nul = |_: NulError| Error::Spec("a NUL byte in an argument, environment variable or path".into());
         let environment = environment(&spec.env, home);
         let path = environment.iter().rev().find_map(|e| e.strip_prefix("PATH="));
@@ -79,6 +81,7 @@ impl Process {
             umask: spec.umask,
             capabilities,
             ambient: insecure,
+            keep_groups,
         })
     }
 

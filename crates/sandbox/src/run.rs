@@ -11,8 +11,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::cgroup::Groups;
-use crate::child::{self, Ends, Failure, Stage};
+use crate::cgroup::{Groups, Membership};
+use crate::child::{self, Ends, Failure, Role, Stage};
+use crate::connected::Stdio;
 use crate::kernel::{Cloned, clone3};
 use crate::plan::{Ground, Plan, own_network};
 use crate::{Abilities, Cancel, Error, Security, Spec, seccomp, stubs};
@@ -129,8 +130,17 @@ impl Sandbox {
         if cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        let plan = self.plan(spec)?;
+        let result = self.run_plan(spec, &plan, cancel, output);
+        // All processes are gone, so is their view of the mounts: the root's descriptor shows the bare root again.
+        stubs::remove(plan.root.as_fd(), &plan.stubs);
+        result
+    }
+
+    /// Makes a run ready.
+    pub(crate) fn plan(&self, spec: &Spec) -> Result<Plan, Error> {
         let own_network = own_network(spec.network, self.config.default_network)?;
-        let plan = Plan::make(
+        Plan::make(
             spec,
             Ground {
                 abilities: &self.abilities,
@@ -138,11 +148,7 @@ impl Sandbox {
                 own_network,
                 hierarchies: &self.groups.hierarchies,
             },
-        )?;
-        let result = self.run_plan(spec, &plan, cancel, output);
-        // All processes are gone, so is their view of the mounts: the root's descriptor shows the bare root again.
-        stubs::remove(plan.root.as_fd(), &plan.stubs);
-        result
+        )
     }
 
     fn run_plan(
@@ -152,71 +158,109 @@ impl Sandbox {
         cancel: &Cancel,
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, Error> {
-        let mut membership = self.groups.join(spec)?;
-        let tasks = std::mem::take(&mut membership.tasks);
+        let pipes = Pipes::make().map_err(|e| Error::kernel("make pipes", e))?;
+        let membership = self.groups.join(spec)?;
+        let mut running =
+            self.launch(spec, Role::First(plan), Stdio { fds: pipes.ends, terminal: false }, &membership)?;
+        pass_on(&mut running.process, &pipes.stdout, &pipes.stderr, cancel, output)?;
+        running.exit(&membership)
+    }
+
+    /// Clones a child and waits until it is the process of `spec`.
+    pub(crate) fn launch(
+        &self,
+        spec: &Spec,
+        role: Role<'_>,
+        stdio: Stdio,
+        membership: &Membership,
+    ) -> Result<Running, Error> {
         let filter = if spec.security == Security::Sandbox {
             self.filter.get_or_init(|| Filter(seccomp::program())).0.clone()
         } else {
             Vec::new()
         };
-        let pipes = Pipes::make(plan, tasks, filter).map_err(|e| match e.raw_os_error() {
-            // They are given to the user: the first thing that an id without a place in the namespace can't have.
-            Some(libc::EINVAL) => {
-                let stage = Failure { stage: Stage::User, index: 0, errno: libc::EINVAL };
-                explain(stage, spec, plan, &self.abilities)
-            }
-            _ => Error::kernel("make pipes", e),
+        let (process, plan) = match &role {
+            Role::First(plan) => (&plan.process, Some(*plan)),
+            Role::Beside { process, .. } => (*process, None),
+        };
+        let words = |failure| explain(failure, spec, process, plan, &self.abilities);
+        give_to(&stdio, process.uid).map_err(|e| match e.raw_os_error() {
+            // The first thing that an id without a place in the namespace can't have.
+            libc::EINVAL => words(Failure { stage: Stage::User, index: 0, errno: libc::EINVAL }),
+            _ => Error::kernel("give standard output to the user", e),
         })?;
+        let (status, told) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| Error::kernel("make a pipe", e))?;
+        let tasks = membership.tasks.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+        let tasks = tasks.map_err(|e| Error::kernel("duplicate a cgroup's descriptor", e))?;
+        let ends = Ends { stdio: stdio.fds, terminal: stdio.terminal, status: told, tasks, filter };
         let started = Instant::now();
-        let mut process = spawn(plan, pipes.ends, membership.into.as_ref())?;
-        if let Some(failure) = read_failure(&pipes.status) {
+        let mut process = spawn(&role, ends, membership.into.as_ref())?;
+        if let Some(failure) = read_failure(&status) {
             process.reap();
-            return Err(explain(failure, spec, plan, &self.abilities));
+            return Err(words(failure));
         }
-        pass_on(&mut process, &pipes.stdout, &pipes.stderr, cancel, output)?;
-        let (status, mut usage) = process.reap().ok_or_else(|| Error::kernel("wait for the process", Errno::CHILD))?;
-        usage.wall = started.elapsed();
+        Ok(Running { process, started })
+    }
+
+    /// The groups for one run of `spec`.
+    pub(crate) fn join_groups(&self, spec: &Spec) -> Result<Membership, Error> {
+        self.groups.join(spec)
+    }
+}
+
+/// A process that has begun.
+pub(crate) struct Running {
+    pub process: Process,
+    started: Instant,
+}
+
+impl Running {
+    /// Waits until it has ended.
+    pub fn exit(mut self, membership: &Membership) -> Result<Exit, Error> {
+        let gone = || Error::kernel("wait for the process", Errno::CHILD);
+        let (status, mut usage) = self.process.reap().ok_or_else(gone)?;
+        usage.wall = self.started.elapsed();
         Ok(Exit { status, out_of_memory: membership.out_of_memory(), usage })
     }
+}
+
+/// Makes the user the owner of what it writes to, so that it may open /dev/stdout again by its path.
+fn give_to(stdio: &Stdio, user: rustix::fs::Uid) -> rustix::io::Result<()> {
+    if user.is_root() {
+        return Ok(());
+    }
+    stdio.fds[1..].iter().try_for_each(|end| rustix::fs::fchown(end, Some(user), None))
 }
 
 /// The parent's ends, and the child's.
 struct Pipes {
     stdout: OwnedFd,
     stderr: OwnedFd,
-    status: OwnedFd,
-    ends: Ends,
+    ends: [OwnedFd; 3],
 }
 
 impl Pipes {
-    fn make(plan: &Plan, tasks: Vec<OwnedFd>, filter: Vec<libc::sock_filter>) -> io::Result<Pipes> {
+    fn make() -> rustix::io::Result<Pipes> {
         let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let (stdout, out) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, err) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (status, told) = pipe_with(PipeFlags::CLOEXEC)?;
         for end in [&stdout, &stderr] {
             rustix::io::ioctl_fionbio(end, true)?;
         }
-        if !plan.process.uid.is_root() {
-            // So that the process may open /dev/stdout again by its path.
-            for end in [&out, &err] {
-                rustix::fs::fchown(end, Some(plan.process.uid), None)?;
-            }
-        }
-        let ends = Ends { stdio: [null, out, err], status: told, tasks, filter };
-        Ok(Pipes { stdout, stderr, status, ends })
+        Ok(Pipes { stdout, stderr, ends: [null, out, err] })
     }
 }
 
 /// A child that is killed and reaped when this is dropped, whatever happens.
-struct Process {
-    pid: i32,
-    pidfd: OwnedFd,
+pub(crate) struct Process {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
     reaped: bool,
 }
 
 impl Process {
-    fn kill(&self) {
+    /// Ends it and everything that it started.
+    pub fn kill(&self) {
         // Process 1 of a PID namespace takes all others with it. It may have ended already.
         let _ended = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
@@ -265,16 +309,19 @@ impl Drop for Process {
 }
 
 /// Clones the child. Consumes its ends, so that the parent doesn't hold the pipes open.
-fn spawn(plan: &Plan, ends: Ends, cgroup: Option<&OwnedFd>) -> Result<Process, Error> {
-    let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if plan.own_network {
-        namespaces |= libc::CLONE_NEWNET;
-    }
+fn spawn(role: &Role<'_>, ends: Ends, cgroup: Option<&OwnedFd>) -> Result<Process, Error> {
+    let namespaces = match role {
+        Role::First(plan) => {
+            let network = if plan.own_network { libc::CLONE_NEWNET } else { 0 };
+            libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | network
+        }
+        Role::Beside { .. } => 0,
+    };
     let blocked = BlockedSignals::new();
     // SAFETY: the child calls only `become_process`, which keeps to system calls and never returns.
     let cloned = unsafe { clone3(namespaces as u64, cgroup.map(AsFd::as_fd)) };
     match cloned {
-        Ok(Cloned::Child) => child::become_process(plan, &ends),
+        Ok(Cloned::Child) => child::become_process(role, &ends),
         Ok(Cloned::Parent { pid, pidfd }) => {
             drop(blocked);
             Ok(Process { pid, pidfd, reaped: false })
@@ -382,7 +429,13 @@ fn drain(
 }
 
 /// A failure of the child in words.
-fn explain(failure: Failure, spec: &Spec, plan: &Plan, abilities: &Abilities) -> Error {
+fn explain(
+    failure: Failure,
+    spec: &Spec,
+    process: &crate::process::Process,
+    plan: Option<&Plan>,
+    abilities: &Abilities,
+) -> Error {
     let source = io::Error::from_raw_os_error(failure.errno);
     let program = spec.args.first().cloned().unwrap_or_default();
     let errno = failure.errno;
@@ -390,7 +443,7 @@ fn explain(failure: Failure, spec: &Spec, plan: &Plan, abilities: &Abilities) ->
         Stage::Execute if errno == libc::ENOENT || errno == libc::ENOTDIR => return Error::NotFound { program },
         Stage::Execute => return Error::NotExecutable { program, source },
         Stage::Step => {
-            let Some(step) = plan.steps.get(failure.index as usize) else {
+            let Some(step) = plan.and_then(|plan| plan.steps.get(failure.index as usize)) else {
                 return Error::kernel("mount in the sandbox", source);
             };
             let dest = std::path::Path::new("/").join(step.dest.to_string_lossy().as_ref());
@@ -399,6 +452,7 @@ fn explain(failure: Failure, spec: &Spec, plan: &Plan, abilities: &Abilities) ->
         Stage::WorkingDirectory => format!("change to the working directory {}", spec.cwd.display()),
         Stage::Session => "start a session".into(),
         Stage::Cgroup => "join a cgroup".into(),
+        Stage::Private if plan.is_none() => "enter the namespaces of the container's first process".into(),
         Stage::Private => "make a private mount namespace".into(),
         Stage::Staged => "mount what parts are taken from".into(),
         Stage::Root => "mount the root".into(),
@@ -409,7 +463,7 @@ fn explain(failure: Failure, spec: &Spec, plan: &Plan, abilities: &Abilities) ->
         Stage::Limits => "set resource limits".into(),
         Stage::Seccomp => "install the seccomp filter".into(),
         Stage::Capabilities => "drop capabilities".into(),
-        Stage::User => format!("become user {}:{}", plan.process.uid.as_raw(), plan.process.gid.as_raw()),
+        Stage::User => format!("become user {}:{}", process.uid.as_raw(), process.gid.as_raw()),
     };
     let hint = match (failure.stage, errno) {
         (Stage::User, libc::EINVAL) if abilities.user_namespace => {

@@ -3,6 +3,7 @@
 
 #![allow(clippy::print_stderr, clippy::unwrap_used, clippy::expect_used)]
 
+mod connected;
 mod held;
 mod leaves_nothing;
 mod machine;
