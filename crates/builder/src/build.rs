@@ -179,6 +179,15 @@ impl Build {
         Frontend::new(self, attributes, inputs).await?.targets().await
     }
 
+    /// What the client's Dockerfile names as its frontend (`# syntax=IMAGE`).
+    pub async fn syntax(
+        &self,
+        attributes: &BTreeMap<String, String>,
+        inputs: &BTreeMap<String, Arc<Graph>>,
+    ) -> Result<Option<String>, Error> {
+        Frontend::new(self, attributes, inputs).await?.syntax().await
+    }
+
     /// The frontend's answer to a question that builds nothing, by the names of its metadata; `None` when it does not
     /// know the question.
     pub async fn question(

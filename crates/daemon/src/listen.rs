@@ -18,6 +18,7 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
+use crate::bridge::Bridge;
 use crate::content::Content;
 use crate::session::MESSAGE;
 use crate::{Daemon, workers};
@@ -144,7 +145,9 @@ fn router(daemon: Daemon) -> Router {
     let control = Versioned { inner: control, version: workers::full_version() };
     let content = ContentServer::new(Content(daemon.engine.clone()));
     let traces = TraceServer::new(daemon.traces.clone());
-    let bridge = LlbBridgeServer::new(daemon).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
+    let bridge = LlbBridgeServer::new(Bridge::Clients(daemon))
+        .max_decoding_message_size(MESSAGE)
+        .max_encoding_message_size(MESSAGE);
     let health = proto::health::health_server::HealthServer::new(crate::control::health::Health);
     Server::builder()
         .initial_stream_window_size(WINDOW)

@@ -175,6 +175,12 @@ pub fn worker(id: &str, more: &BTreeMap<String, String>) -> WorkerRecord {
     }
 }
 
+/// The one worker as BuildKit's frontends read it (`BUILDKIT_WORKERS`).
+pub fn json(id: &str, more: &BTreeMap<String, String>) -> String {
+    let labels = worker(id, more).labels;
+    serde_json::json!([{ "id": id, "labels": labels, "platforms": [Platform::host()] }]).to_string()
+}
+
 fn policies() -> Vec<GcPolicy> {
     let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let rule = |rule: &store::lifecycle::Rule| GcPolicy {

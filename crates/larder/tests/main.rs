@@ -10,6 +10,7 @@ mod cached;
 mod caches;
 mod causes;
 mod failing;
+mod frontends;
 mod git;
 mod interrupted;
 mod kept;

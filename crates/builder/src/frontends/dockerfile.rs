@@ -53,6 +53,13 @@ impl<'a> Frontend<'a> {
         Ok(Frontend { build, attributes, inputs, remote, locals: Mutex::default() })
     }
 
+    /// The image of another frontend that the Dockerfile's first lines ask for (`# syntax=IMAGE`), with the whole value.
+    pub async fn syntax(&self) -> Result<Option<String>, Error> {
+        let definition = self.definition().await?;
+        let (file, _) = dockerfile::parse(&definition.text);
+        Ok(file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.value.clone()))
+    }
+
     /// One target a platform.
     pub async fn targets(&self) -> Result<Vec<Target>, Error> {
         let (definition, ignore) = self.definition_and_ignore().await?;

@@ -1,7 +1,9 @@
-//! From what a client asks for to graphs: one file each kind of question. A frontend runs nothing.
+//! From what a client asks for to graphs: one file each kind of question. What is built in runs nothing; a frontend in an
+//! image is a process.
 
 mod context;
 pub mod dockerfile;
+pub mod image;
 pub mod questions;
 
 use std::sync::Arc;

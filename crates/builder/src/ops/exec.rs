@@ -281,13 +281,17 @@ fn malformed(reason: &str) -> Error {
     Error::Malformed { operation: "exec", reason: reason.to_owned() }
 }
 
+/// Adds the PATH that a process has when it is given none.
+pub(crate) fn add_path(env: &mut Vec<String>) {
+    if !env.iter().any(|e| e.starts_with("PATH=")) {
+        env.insert(0, PATH.to_owned());
+    }
+}
+
 /// The process' variables: PATH when there is none, proxies (both ways to write them) for the run only.
 fn environment(meta: &wire::Meta) -> Vec<String> {
     let mut env = meta.env.clone();
-    let has = |env: &[String], name: &str| env.iter().any(|e| e.split_once('=').is_some_and(|(n, _)| n == name));
-    if !has(&env, "PATH") {
-        env.insert(0, PATH.to_owned());
-    }
+    add_path(&mut env);
     if let Some(proxy) = &meta.proxy_env {
         let pairs = [
             ("HTTP_PROXY", &proxy.http_proxy),

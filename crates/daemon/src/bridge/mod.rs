@@ -3,6 +3,7 @@
 
 mod attestations;
 mod files;
+pub mod frontend;
 mod meta;
 pub mod result;
 pub mod solve;
@@ -22,16 +23,38 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use crate::jobs::Job;
 use crate::session::value;
 use crate::{Daemon, refusal, workers};
+use frontend::Hosted;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-impl Daemon {
+/// The bridge, by who calls over it.
+#[derive(Clone)]
+pub enum Bridge {
+    /// Clients: each call names its build.
+    Clients(Daemon),
+    /// A frontend that runs for a build.
+    Frontend(Arc<Hosted>),
+}
+
+impl Bridge {
+    fn daemon(&self) -> &Daemon {
+        match self {
+            Bridge::Clients(daemon) => daemon,
+            Bridge::Frontend(hosted) => &hosted.daemon,
+        }
+    }
+
     /// The build that a call belongs to.
     async fn job(&self, metadata: &MetadataMap) -> Result<Arc<Job>, Status> {
+        let daemon = match self {
+            Bridge::Clients(daemon) => daemon,
+            Bridge::Frontend(hosted) => return Ok(hosted.job.clone()),
+        };
         let id = value(metadata, "buildkit-controlapi-buildid");
         if id.is_empty() {
             return Err(Status::invalid_argument("a call without the metadata buildkit-controlapi-buildid"));
         }
-        self.jobs.find(&id).await
+        daemon.jobs.find(&id).await
     }
 }
 
@@ -41,13 +64,14 @@ fn no_containers<T>() -> Result<T, Status> {
 }
 
 #[async_trait]
-impl LlbBridge for Daemon {
+impl LlbBridge for Bridge {
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PongResponse>, Status> {
         self.job(request.metadata()).await?;
+        let daemon = self.daemon();
         Ok(Response::new(PongResponse {
             frontend_api_caps: workers::frontend_caps(),
             llb_caps: workers::llb_caps(),
-            workers: vec![workers::worker(&self.worker, &self.labels)],
+            workers: vec![workers::worker(&daemon.worker, &daemon.labels)],
         }))
     }
 
@@ -61,7 +85,7 @@ impl LlbBridge for Daemon {
             attributes: &attributes,
             inputs: &request.frontend_inputs,
         };
-        let result = solve::solve(&job, &wanted).await?;
+        let result = solve::solve(self.daemon(), &job, &wanted).await?;
         if request.evaluate {
             for id in result::ids(&result) {
                 evaluate(&job, &id).await?;
@@ -79,16 +103,24 @@ impl LlbBridge for Daemon {
     async fn r#return(&self, request: Request<ReturnRequest>) -> Result<Response<ReturnResponse>, Status> {
         let job = self.job(request.metadata()).await?;
         let request = request.into_inner();
-        job.give_back(match request.error {
+        let returned = match request.error {
             Some(error) => Err(proto::refusal::passed_on(&error)),
             None => Ok(request.result.unwrap_or_default()),
-        });
+        };
+        match self {
+            Bridge::Clients(_) => job.give_back(returned),
+            Bridge::Frontend(hosted) => hosted.give_back(returned),
+        }
         Ok(Response::new(ReturnResponse {}))
     }
 
     async fn inputs(&self, request: Request<InputsRequest>) -> Result<Response<InputsResponse>, Status> {
         self.job(request.metadata()).await?;
-        Ok(Response::new(InputsResponse::default()))
+        let definitions = match self {
+            Bridge::Clients(_) => HashMap::new(),
+            Bridge::Frontend(hosted) => hosted.inputs.clone(),
+        };
+        Ok(Response::new(InputsResponse { definitions }))
     }
 
     async fn resolve_image_config(

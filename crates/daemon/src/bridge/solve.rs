@@ -13,9 +13,9 @@ use proto::pb;
 use proto::refusal::{Detail, status};
 use tonic::{Code, Status};
 
-use super::attestations;
+use super::{attestations, frontend};
 use crate::jobs::Job;
-use crate::refusal;
+use crate::{Daemon, refusal};
 
 /// Abilities of a frontend that a client may insist on.
 const CAPS: [&str; 4] = [
@@ -26,6 +26,7 @@ const CAPS: [&str; 4] = [
 ];
 
 /// What is wanted.
+#[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// `dockerfile.v0`, `gateway.v0`, or nothing for a graph.
     pub frontend: &'a str,
@@ -38,7 +39,7 @@ pub struct Wanted<'a> {
 }
 
 /// Finds out what the result is made of.
-pub async fn solve(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
+pub async fn solve(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
     match wanted.frontend {
         "" => {
             let graph = Arc::new(decode(wanted.definition)?);
@@ -48,19 +49,60 @@ pub async fn solve(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Sta
                 ..Default::default()
             })
         }
-        "dockerfile.v0" => dockerfile(job, wanted).await,
+        "dockerfile.v0" => match syntax(job, wanted).await? {
+            Some(line) => {
+                let source = line.split_whitespace().next().unwrap_or_default().to_owned();
+                let mut attributes = wanted.attributes.clone();
+                attributes.extend([("cmdline".to_owned(), line), ("source".to_owned(), source.clone())]);
+                frontend::run(daemon, job, &source, &Wanted { attributes: &attributes, ..*wanted }).await
+            }
+            None => dockerfile(job, wanted).await,
+        },
         "gateway.v0" => {
-            // The language of `docker/dockerfile` images is built in.
-            let source = wanted.attributes.get("source").map(String::as_str).unwrap_or_default();
-            let name = source.split(['@', ':']).next().unwrap_or_default();
-            const BUILT_IN: [&str; 3] = ["dockerfile.v0", "docker/dockerfile", "docker/dockerfile-upstream"];
-            if BUILT_IN.contains(&name.trim_start_matches("docker.io/")) {
+            let source = wanted.attributes.get("source").filter(|s| !s.is_empty());
+            let source = source.ok_or_else(|| Status::invalid_argument("gateway.v0 without a source"))?;
+            if is_built_in(source) {
                 return dockerfile(job, wanted).await;
             }
-            Err(Status::unimplemented(format!("the frontend image {source}: frontends in images are not built yet")))
+            frontend::run(daemon, job, source, wanted).await
         }
         other => Err(Status::not_found(format!("there is no frontend {other}: expected dockerfile.v0 or gateway.v0"))),
     }
+}
+
+/// Whether the language of a frontend's image is built in: that of `docker/dockerfile` images.
+fn is_built_in(source: &str) -> bool {
+    const BUILT_IN: [&str; 3] = ["dockerfile.v0", "docker/dockerfile", "docker/dockerfile-upstream"];
+    let name = source.split(['@', ':']).next().unwrap_or_default();
+    BUILT_IN.contains(&name.trim_start_matches("docker.io/"))
+}
+
+/// The frontend that a Dockerfile or `BUILDKIT_SYNTAX` asks for, unless it is built in, or it is that frontend that asks.
+async fn syntax(job: &Job, wanted: &Wanted<'_>) -> Result<Option<String>, Status> {
+    if wanted.attributes.contains_key("cmdline") {
+        return Ok(None);
+    }
+    let line = match wanted.attributes.get("build-arg:BUILDKIT_SYNTAX") {
+        Some(line) => Some(line.clone()),
+        None => {
+            let inputs = graphs(wanted)?;
+            job.build.syntax(wanted.attributes, &inputs).await.map_err(|error| refusal::of(&error))?
+        }
+    };
+    Ok(line.filter(|line| line.split_whitespace().next().is_some_and(|source| !is_built_in(source))))
+}
+
+/// The graphs that a frontend is given.
+fn graphs(wanted: &Wanted<'_>) -> Result<BTreeMap<String, Arc<Graph>>, Status> {
+    let mut inputs = BTreeMap::new();
+    for (name, definition) in wanted.inputs {
+        if definition.def.is_empty() {
+            let text = format!("invalid nil input definition to definition op: the input {name} is empty");
+            return Err(Status::invalid_argument(text));
+        }
+        inputs.insert(name.clone(), Arc::new(decode(Some(definition))?));
+    }
+    Ok(inputs)
 }
 
 /// A message as a graph; both are read from the same bytes, so that digests stay.
@@ -70,9 +112,14 @@ pub fn decode(definition: Option<&pb::Definition>) -> Result<Graph, Status> {
     Graph::decode(&wire).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
+/// A graph as a message.
+pub fn definition(graph: &Graph) -> Result<pb::Definition, Status> {
+    let bytes = graph.encode().encode_to_vec();
+    pb::Definition::decode(bytes.as_slice()).map_err(|e| Status::internal(e.to_string()))
+}
+
 fn reference(job: &Job, making: Making) -> Result<Ref, Status> {
-    let bytes = making.graph.encode().encode_to_vec();
-    let definition = pb::Definition::decode(bytes.as_slice()).map_err(|e| Status::internal(e.to_string()))?;
+    let definition = definition(&making.graph)?;
     job.build.produced(&making.graph, &making.origin);
     Ok(Ref { id: job.refs.add(making), def: Some(definition) })
 }
@@ -85,14 +132,7 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
             return Err(status(Code::Unimplemented, &text, &[Detail::FrontendCap(name.to_owned())]));
         }
     }
-    let mut inputs = BTreeMap::new();
-    for (name, definition) in wanted.inputs {
-        if definition.def.is_empty() {
-            let text = format!("invalid nil input definition to definition op: the input {name} is empty");
-            return Err(Status::invalid_argument(text));
-        }
-        inputs.insert(name.clone(), Arc::new(decode(Some(definition))?));
-    }
+    let inputs = graphs(wanted)?;
     if let Some(question) = wanted.attributes.get("requestid").filter(|q| !q.is_empty()) {
         return ask(job, question, wanted, &inputs).await;
     }

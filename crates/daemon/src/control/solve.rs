@@ -36,7 +36,7 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) 
     let log = Log::default();
     let begun = Build::begin(&daemon.engine, Arc::new(port), log.events(), wanted);
     let build = begun.map_err(|error| refusal::of(&error))?;
-    let (running, returned) = daemon.jobs.begin(&request.r#ref, log, build)?;
+    let (running, returned) = daemon.jobs.begin(&request.r#ref, &request.session, log, build)?;
     let job = running.job.clone();
     let _under_way = UnderWay { running: Some(running), daemon };
     history::began(daemon, &job);
@@ -47,7 +47,7 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) 
             Err(_) => Err(Status::cancelled("the client ended without a result")),
         }
     } else {
-        direct(&job, &request).await
+        direct(daemon, &job, &request).await
     };
     if outcome.is_err() {
         // What succeeded is not lost; the failure is what counts.
@@ -158,7 +158,7 @@ fn form(output: &exporters::Request) -> Form {
 }
 
 /// A request that says itself what to build.
-async fn direct(job: &Arc<Job>, request: &SolveRequest) -> Result<Response, Status> {
+async fn direct(daemon: &Daemon, job: &Arc<Job>, request: &SolveRequest) -> Result<Response, Status> {
     let attributes: BTreeMap<String, String> = request.frontend_attrs.clone().into_iter().collect();
     let inputs = &request.frontend_inputs;
     let wanted = bridge::solve::Wanted {
@@ -167,6 +167,6 @@ async fn direct(job: &Arc<Job>, request: &SolveRequest) -> Result<Response, Stat
         attributes: &attributes,
         inputs,
     };
-    let result = bridge::solve::solve(job, &wanted).await?;
+    let result = bridge::solve::solve(daemon, job, &wanted).await?;
     bridge::result::export(job, &result).await
 }

@@ -31,6 +31,8 @@ pub type Returned = Result<bridge::Result, Status>;
 pub struct Job {
     /// Its reference, given by the client.
     pub id: String,
+    /// The session that it was asked for with.
+    pub session: String,
     /// Everything that happened.
     pub log: Log,
     /// The build itself.
@@ -83,11 +85,17 @@ pub struct Running {
 
 impl Jobs {
     /// Adds a build. The receiver gets what its client returns.
-    pub fn begin(&self, id: &str, log: Log, build: Build) -> Result<(Running, oneshot::Receiver<Returned>), Status> {
+    pub fn begin(
+        &self,
+        id: &str,
+        session: &str,
+        log: Log,
+        build: Build,
+    ) -> Result<(Running, oneshot::Receiver<Returned>), Status> {
         let (send, receive) = oneshot::channel();
         let refs = Refs::new(id);
         let returned = Mutex::new(Some(send));
-        let job = Arc::new(Job { id: id.to_owned(), log, build, refs, returned });
+        let job = Arc::new(Job { id: id.to_owned(), session: session.to_owned(), log, build, refs, returned });
         let mut jobs = self.0.lock();
         if jobs.contains_key(id) {
             return Err(Status::already_exists(format!("there is a build {id} already")));
