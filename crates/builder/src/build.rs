@@ -16,7 +16,7 @@ use crate::driver::{Held, Order};
 use crate::event::now_micros;
 use crate::exporters::Built;
 use crate::frontends::dockerfile::Frontend;
-use crate::frontends::{Target, questions};
+use crate::frontends::{Made, questions};
 use crate::history::Keeper;
 use crate::sources::image::{self, ResolveMode, Resolved};
 use crate::sources::oci_layout;
@@ -152,7 +152,14 @@ impl Build {
 
     async fn make(&self) -> Result<Vec<Built>, Error> {
         let (attributes, inputs) = (&self.request.attributes, &self.request.inputs);
-        let targets = self.dockerfile(attributes, inputs).await?;
+        let targets = match self.dockerfile(attributes, inputs).await? {
+            Made::Targets(targets) => targets,
+            Made::Elsewhere(line) => {
+                let text =
+                    format!("the Dockerfile is for the frontend {line}: frontends in images run in `larder daemon`");
+                return Err(Error::Request(text));
+            }
+        };
         let origin = Arc::new(self.origin(Some(self.call("dockerfile.v0", attributes, inputs))));
         let several = targets.len() > 1;
         let built = targets.into_iter().map(|target| async {
@@ -169,23 +176,14 @@ impl Build {
         futures_util::future::try_join_all(built).await
     }
 
-    /// Graphs of the client's Dockerfile, one a platform. Of them nothing is run yet. `inputs` are graphs that
+    /// Graphs of the client's Dockerfile, one a platform, if its language is the built-in one. Of them nothing is run yet. `inputs` are graphs that
     /// contexts may name.
     pub async fn dockerfile(
         &self,
         attributes: &BTreeMap<String, String>,
         inputs: &BTreeMap<String, Arc<Graph>>,
-    ) -> Result<Vec<Target>, Error> {
+    ) -> Result<Made, Error> {
         Frontend::new(self, attributes, inputs).await?.targets().await
-    }
-
-    /// What the client's Dockerfile names as its frontend (`# syntax=IMAGE`).
-    pub async fn syntax(
-        &self,
-        attributes: &BTreeMap<String, String>,
-        inputs: &BTreeMap<String, Arc<Graph>>,
-    ) -> Result<Option<String>, Error> {
-        Frontend::new(self, attributes, inputs).await?.syntax().await
     }
 
     /// The frontend's answer to a question that builds nothing, by the names of its metadata; `None` when it does not

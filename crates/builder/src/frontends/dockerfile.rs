@@ -9,8 +9,8 @@ use dockerfile::{Diagnostic, LineIndex};
 use graph::Graph;
 use oci::{Digest, Platform, Reference};
 
-use super::Target;
 use super::context::{self, Remote};
+use super::{Made, Target};
 use crate::Error;
 use crate::attestations::scan::{self, Scanner};
 use crate::attestations::{Read, Wanted};
@@ -53,17 +53,24 @@ impl<'a> Frontend<'a> {
         Ok(Frontend { build, attributes, inputs, remote, locals: Mutex::default() })
     }
 
-    /// The image of another frontend that the Dockerfile's first lines ask for (`# syntax=IMAGE`), with the whole value.
-    pub async fn syntax(&self) -> Result<Option<String>, Error> {
-        let definition = self.definition().await?;
-        let (file, _) = dockerfile::parse(&definition.text);
-        Ok(file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.value.clone()))
+    /// The line that asks for a frontend in an image, unless that frontend is the one that asks (`cmdline`).
+    fn elsewhere(&self, file: &dockerfile::ast::File) -> Option<String> {
+        if self.attributes.contains_key("cmdline") {
+            return None;
+        }
+        let directive = || file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.value.as_str());
+        let line = self.attribute("build-arg:BUILDKIT_SYNTAX").or_else(directive)?;
+        let source = line.split_whitespace().next()?;
+        (!super::is_built_in(source)).then(|| line.to_owned())
     }
 
-    /// One target a platform.
-    pub async fn targets(&self) -> Result<Vec<Target>, Error> {
+    /// One target a platform, unless the Dockerfile is for another frontend to read.
+    pub async fn targets(&self) -> Result<Made, Error> {
         let (definition, ignore) = self.definition_and_ignore().await?;
         let (file, diagnostics) = dockerfile::parse(&definition.text);
+        if let Some(line) = self.elsewhere(&file) {
+            return Ok(Made::Elsewhere(line));
+        }
         if diagnostics.iter().any(Diagnostic::is_error) {
             return Err(faulty(&definition, diagnostics));
         }
@@ -101,7 +108,7 @@ impl<'a> Frontend<'a> {
             };
             targets.push(Target { platform: platform.clone(), lowered, read, scan });
         }
-        Ok(targets)
+        Ok(Made::Targets(targets))
     }
 
     /// What was read so far to find out what to build.

@@ -16,6 +16,21 @@ use crate::attestations::Read;
 /// The version of the Dockerfile's language that is built in (that of `docker/dockerfile` images).
 pub const LANGUAGE: &str = "1.20.0";
 
+/// What the Dockerfile frontend makes of a request.
+pub enum Made {
+    /// One target a platform.
+    Targets(Vec<Target>),
+    /// The Dockerfile, or `BUILDKIT_SYNTAX`, asks for another frontend: the image, and what else stands on that line.
+    Elsewhere(String),
+}
+
+/// Whether the language of a frontend's image is built in: that of `docker/dockerfile` images.
+pub fn is_built_in(source: &str) -> bool {
+    const BUILT_IN: [&str; 3] = ["dockerfile.v0", "docker/dockerfile", "docker/dockerfile-upstream"];
+    let name = source.split(['@', ':']).next().unwrap_or_default();
+    BUILT_IN.contains(&name.trim_start_matches("docker.io/"))
+}
+
 /// One result that is to be built.
 pub struct Target {
     /// Its platform.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use builder::attestations::Making;
-use builder::frontends::Target;
+use builder::frontends::{Made, Target, is_built_in};
 use graph::{Graph, wire};
 use prost::Message;
 use proto::bridge::{self, Attestations, Ref, RefMap};
@@ -49,47 +49,20 @@ pub async fn solve(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Resu
                 ..Default::default()
             })
         }
-        "dockerfile.v0" => match syntax(job, wanted).await? {
-            Some(line) => {
-                let source = line.split_whitespace().next().unwrap_or_default().to_owned();
-                let mut attributes = wanted.attributes.clone();
-                attributes.extend([("cmdline".to_owned(), line), ("source".to_owned(), source.clone())]);
-                frontend::run(daemon, job, &source, &Wanted { attributes: &attributes, ..*wanted }).await
-            }
-            None => dockerfile(job, wanted).await,
-        },
+        "dockerfile.v0" => dockerfile(daemon, job, wanted).await,
         "gateway.v0" => {
             let source = wanted.attributes.get("source").filter(|s| !s.is_empty());
             let source = source.ok_or_else(|| Status::invalid_argument("gateway.v0 without a source"))?;
             if is_built_in(source) {
-                return dockerfile(job, wanted).await;
+                // The client has chosen: what the Dockerfile's own first line asks for does not count.
+                let mut attributes = wanted.attributes.clone();
+                attributes.entry("cmdline".to_owned()).or_default();
+                return dockerfile(daemon, job, &Wanted { attributes: &attributes, ..*wanted }).await;
             }
             frontend::run(daemon, job, source, wanted).await
         }
         other => Err(Status::not_found(format!("there is no frontend {other}: expected dockerfile.v0 or gateway.v0"))),
     }
-}
-
-/// Whether the language of a frontend's image is built in: that of `docker/dockerfile` images.
-fn is_built_in(source: &str) -> bool {
-    const BUILT_IN: [&str; 3] = ["dockerfile.v0", "docker/dockerfile", "docker/dockerfile-upstream"];
-    let name = source.split(['@', ':']).next().unwrap_or_default();
-    BUILT_IN.contains(&name.trim_start_matches("docker.io/"))
-}
-
-/// The frontend that a Dockerfile or `BUILDKIT_SYNTAX` asks for, unless it is built in, or it is that frontend that asks.
-async fn syntax(job: &Job, wanted: &Wanted<'_>) -> Result<Option<String>, Status> {
-    if wanted.attributes.contains_key("cmdline") {
-        return Ok(None);
-    }
-    let line = match wanted.attributes.get("build-arg:BUILDKIT_SYNTAX") {
-        Some(line) => Some(line.clone()),
-        None => {
-            let inputs = graphs(wanted)?;
-            job.build.syntax(wanted.attributes, &inputs).await.map_err(|error| refusal::of(&error))?
-        }
-    };
-    Ok(line.filter(|line| line.split_whitespace().next().is_some_and(|source| !is_built_in(source))))
 }
 
 /// The graphs that a frontend is given.
@@ -124,7 +97,7 @@ fn reference(job: &Job, making: Making) -> Result<Ref, Status> {
     Ok(Ref { id: job.refs.add(making), def: Some(definition) })
 }
 
-async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
+async fn dockerfile(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
     for cap in wanted.attributes.get("frontend.caps").iter().flat_map(|caps| caps.split(',')) {
         let name = cap.trim_end_matches("+forward");
         if !name.is_empty() && !CAPS.contains(&name) {
@@ -137,7 +110,10 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
         return ask(job, question, wanted, &inputs).await;
     }
     let targets = job.build.dockerfile(wanted.attributes, &inputs).await;
-    let targets = targets.map_err(|error| refusal::of(&error))?;
+    let targets = match targets.map_err(|error| refusal::of(&error))? {
+        Made::Targets(targets) => targets,
+        Made::Elsewhere(line) => return elsewhere(daemon, job, wanted, line).await,
+    };
     let call = job.build.call("dockerfile.v0", &own(wanted.attributes), &inputs);
     let origin = Arc::new(job.build.origin(Some(call)));
     let several = targets.len() > 1 || wanted.attributes.get("multi-platform").is_some_and(|v| v == "true");
@@ -166,6 +142,19 @@ async fn dockerfile(job: &Job, wanted: &Wanted<'_>) -> Result<bridge::Result, St
         _ => bridge::result::Result::Refs(RefMap { refs }),
     });
     Ok(result)
+}
+
+/// The frontend that the Dockerfile's first line asks for.
+async fn elsewhere(
+    daemon: &Daemon,
+    job: &Arc<Job>,
+    wanted: &Wanted<'_>,
+    line: String,
+) -> Result<bridge::Result, Status> {
+    let source = line.split_whitespace().next().unwrap_or_default().to_owned();
+    let mut attributes = wanted.attributes.clone();
+    attributes.extend([("cmdline".to_owned(), line), ("source".to_owned(), source.clone())]);
+    frontend::run(daemon, job, &source, &Wanted { attributes: &attributes, ..*wanted }).await
 }
 
 /// The attributes without those that chose this frontend.
