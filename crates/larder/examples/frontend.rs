@@ -1,7 +1,7 @@
 //! A frontend for the tests, small but whole: it calls the bridge over its standard input and output and asks the Dockerfile
 //! frontend for the target `inner`. With the option `fail` it returns an error, with `quit` nothing at all.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
 use std::collections::HashMap;
 
