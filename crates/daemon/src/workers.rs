@@ -39,7 +39,8 @@ const FRONTEND: [&str; 23] = [
     "moby.buildkit.frontend.subrequests",
 ];
 
-const LLB: [&str; 69] = [
+const LLB: [&str; 70] = [
+    "source.ocilayout",
     "source.image",
     "source.image.checksum",
     "source.image.resolvemode",
@@ -123,6 +124,11 @@ pub fn frontend_caps() -> Vec<ApiCap> {
 /// What operations may need.
 pub fn llb_caps() -> Vec<ApiCap> {
     caps(&LLB)
+}
+
+/// Whether operations may need it.
+pub fn has(cap: &str) -> bool {
+    LLB.contains(&cap)
 }
 
 /// The version as BuildKit's clients read it.

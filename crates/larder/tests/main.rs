@@ -12,6 +12,7 @@ mod causes;
 mod failing;
 mod frontends;
 mod git;
+mod hostile;
 mod interrupted;
 mod kept;
 mod killed;

@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 
 use super::{attestations, frontend};
 use crate::jobs::Job;
-use crate::{Daemon, refusal};
+use crate::{Daemon, refusal, workers};
 
 /// Abilities of a frontend that a client may insist on.
 const CAPS: [&str; 4] = [
@@ -80,6 +80,12 @@ fn graphs(wanted: &Wanted<'_>) -> Result<BTreeMap<String, Arc<Graph>>, Status> {
 
 /// A message as a graph; both are read from the same bytes, so that digests stay.
 pub fn decode(definition: Option<&pb::Definition>) -> Result<Graph, Status> {
+    let mut needed = definition.iter().flat_map(|d| d.metadata.values()).flat_map(|m| m.caps.keys());
+    if let Some(cap) = needed.find(|cap| !workers::has(cap)) {
+        return Err(Status::unimplemented(format!(
+            "an operation of the graph needs {cap}, which this larder does not have"
+        )));
+    }
     let bytes = definition.map(pb::Definition::encode_to_vec).unwrap_or_default();
     let wire = wire::Definition::decode(bytes.as_slice()).map_err(|e| Status::invalid_argument(e.to_string()))?;
     Graph::decode(&wire).map_err(|e| Status::invalid_argument(e.to_string()))
