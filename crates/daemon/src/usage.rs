@@ -53,8 +53,12 @@ pub async fn list(store: &Store, request: DiskUsageRequest) -> Result<DiskUsageR
     Ok(DiskUsageResponse { record })
 }
 
-/// Removes what the request names and nobody needs.
-pub async fn prune(store: &Store, request: PruneRequest) -> Result<Vec<UsageRecord>, Status> {
+/// Removes what the request names and nobody needs. `idle`: whether no build is under way.
+pub async fn prune(
+    store: &Store,
+    request: PruneRequest,
+    idle: impl Fn() -> bool + Send + 'static,
+) -> Result<Vec<UsageRecord>, Status> {
     let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
     let rule = Rule {
         name: "prune".to_owned(),
@@ -67,7 +71,10 @@ pub async fn prune(store: &Store, request: PruneRequest) -> Result<Vec<UsageReco
     };
     let store = store.clone();
     let swept = blocking(move || {
-        let inventory = Inventory::take(&store)?;
+        let mut inventory = Inventory::take(&store)?;
+        if idle() {
+            inventory.settle();
+        }
         let plan = lifecycle::plan(&inventory, &Policy::asked("prune", rule), builder::event::now_millis());
         let swept = lifecycle::sweep(&store, plan)?;
         store.flush()?;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use oci::{Descriptor, Digest, History, ImageConfig, Index, Manifest, media};
+use solver::exchange::Moment;
 use store::layer::Recipe;
 use store::{Resource, SnapshotId, Store};
 
@@ -180,8 +181,11 @@ async fn layers(
         // Its layers pass as they are; nothing is unpacked.
         elsewhere.fetch(&export.work).await?;
         let layer = |(descriptor, diff_id): &(Descriptor, Digest)| {
+            // A cache says when a layer was made, so that the image is the one that it was.
+            let made = descriptor.annotations.get("buildkit/createdat").and_then(|t| oci::time::parse_rfc3339(t));
+            let created = made.map(|(seconds, nanos)| Moment { seconds, nanos }.millis());
             let descriptor = Descriptor::new(&descriptor.media_type, descriptor.digest, descriptor.size);
-            Layer { descriptor: media_of(descriptor, options), diff_id: *diff_id, created: None }
+            Layer { descriptor: media_of(descriptor, options), diff_id: *diff_id, created }
         };
         return Ok((elsewhere.list.iter().map(layer).collect(), Vec::new()));
     }

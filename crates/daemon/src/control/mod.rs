@@ -37,7 +37,8 @@ impl Control for Daemon {
     type PruneStream = Items<UsageRecord>;
 
     async fn prune(&self, request: Request<PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
-        let gone = usage::prune(&self.engine.store, request.into_inner()).await?;
+        let jobs = self.jobs.clone();
+        let gone = usage::prune(&self.engine.store, request.into_inner(), move || jobs.active().is_empty()).await?;
         Ok(Response::new(stream::iter(gone.into_iter().map(Ok)).boxed()))
     }
 

@@ -140,7 +140,16 @@ fn cache_from(request: &SolveRequest) -> Vec<caches::Request> {
     let attribute = request.frontend_attrs.get("cache-imports").filter(|_| told.is_empty());
     let entries: Vec<Entry> = attribute.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
     let entries = entries.into_iter().map(|e| caches::Request { kind: e.r#type, attributes: e.attrs });
-    told.into_iter().chain(entries).collect()
+    // An older attribute: references of registries.
+    let old = request.frontend_attrs.get("cache-from").filter(|_| told.is_empty() && attribute.is_none());
+    let references = old.iter().flat_map(|list| list.split(',')).filter(|reference| !reference.is_empty());
+    let references: Vec<caches::Request> = references.map(of_registry).collect();
+    told.into_iter().chain(entries).chain(references).collect()
+}
+
+fn of_registry(reference: &str) -> caches::Request {
+    let attributes = BTreeMap::from([("ref".to_owned(), reference.to_owned())]);
+    caches::Request { kind: "registry".to_owned(), attributes }
 }
 
 fn cache(entry: &CacheOptionsEntry) -> caches::Request {

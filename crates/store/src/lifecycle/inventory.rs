@@ -82,6 +82,11 @@ pub struct Inventory {
 const YOUNG: u64 = 600_000;
 
 impl Inventory {
+    /// Nothing is being built: what is young is nobody's.
+    pub fn settle(&mut self) {
+        self.items.iter_mut().for_each(|item| item.young = false);
+    }
+
     /// Takes the inventory of `store`.
     pub fn take(store: &Store) -> Result<Inventory> {
         store.with_ballast(|| {
