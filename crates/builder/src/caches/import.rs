@@ -210,6 +210,8 @@ async fn inline(
         cache: Option<String>,
         #[serde(default)]
         rootfs: oci::RootFs,
+        #[serde(default)]
+        history: Vec<oci::History>,
     }
     use base64::Engine;
     let no_cache = |reason: String| Error::NoCache { place: place.shown(), reason };
@@ -224,8 +226,12 @@ async fn inline(
     }
     let records = base64::engine::general_purpose::STANDARD.decode(text).map_err(|e| no_cache(e.to_string()))?;
     let layers: Vec<Digest> = manifest.layers.iter().map(|l| l.digest).collect();
+    let mut times = inside.history.iter().filter(|line| !line.empty_layer).map(|line| line.created.clone());
     for (layer, diff_id) in manifest.layers.iter().zip(&inside.rootfs.diff_ids) {
         let mut layer = layer.clone();
+        if let Some(created) = times.next().flatten() {
+            layer.annotations.insert("buildkit/createdat".to_owned(), created);
+        }
         layer.annotations.insert(UNCOMPRESSED.to_owned(), diff_id.to_string());
         blobs.insert(layer.digest, layer);
     }
