@@ -194,6 +194,9 @@ impl Build {
         attributes: &BTreeMap<String, String>,
         inputs: &BTreeMap<String, Arc<Graph>>,
     ) -> Result<Option<questions::Answer>, Error> {
+        if !questions::is_known(name) {
+            return Ok(None);
+        }
         if name == questions::DESCRIBE {
             return Ok(Some(questions::describe()));
         }

@@ -16,6 +16,11 @@ const TARGETS: &str = "frontend.targets";
 /// Values by the names that clients read: `result.json`, `result.txt`, `result.statuscode`, `version`.
 pub type Answer = BTreeMap<String, Vec<u8>>;
 
+/// Whether there is an answer to a question: known before any file of the client's is asked for.
+pub fn is_known(name: &str) -> bool {
+    [DESCRIBE, LINT, TARGETS].contains(&name)
+}
+
 /// Answers; `None` for an unknown question.
 pub fn answer(name: &str, filename: &str, text: &[u8], ignore: &[String]) -> Option<Answer> {
     match name {
