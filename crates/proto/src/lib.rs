@@ -14,6 +14,7 @@ pub use bollard_buildkit_proto::moby::buildkit::secrets::v1 as secrets;
 pub use bollard_buildkit_proto::moby::buildkit::v1 as control;
 pub use bollard_buildkit_proto::moby::buildkit::v1::apicaps;
 pub use bollard_buildkit_proto::moby::buildkit::v1::frontend as bridge;
+pub use bollard_buildkit_proto::moby::buildkit::v1::sourcepolicy as policy;
 pub use bollard_buildkit_proto::moby::buildkit::v1::types as worker;
 pub use bollard_buildkit_proto::moby::filesync::packet::file_send_client;
 pub use bollard_buildkit_proto::moby::filesync::{packet as filesync_packet, v1 as filesync};

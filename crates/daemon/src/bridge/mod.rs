@@ -58,6 +58,14 @@ impl Bridge {
     }
 }
 
+/// Source policies are not built; a policy that were ignored would be worse than none.
+pub fn no_policies(policies: &[proto::policy::Policy]) -> Result<(), Status> {
+    match policies.iter().all(|policy| policy.rules.is_empty()) {
+        true => Ok(()),
+        false => Err(Status::unimplemented("source policies are not built yet: larder will not ignore one")),
+    }
+}
+
 /// Containers for clients are not built; what can't be done says so.
 fn no_containers<T>() -> Result<T, Status> {
     Err(Status::unimplemented("containers that a client starts are not built yet"))
@@ -78,6 +86,7 @@ impl LlbBridge for Bridge {
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
         let job = self.job(request.metadata()).await?;
         let request = request.into_inner();
+        no_policies(&request.source_policies)?;
         let attributes = request.frontend_opt.clone().into_iter().collect();
         let wanted = solve::Wanted {
             frontend: &request.frontend,
@@ -128,6 +137,7 @@ impl LlbBridge for Bridge {
         request: Request<ResolveImageConfigRequest>,
     ) -> Result<Response<ResolveImageConfigResponse>, Status> {
         let job = self.job(request.metadata()).await?;
+        no_policies(&request.get_ref().source_policies)?;
         Ok(Response::new(meta::image_config(&job, request.get_ref()).await?))
     }
 
@@ -136,6 +146,7 @@ impl LlbBridge for Bridge {
         request: Request<ResolveSourceMetaRequest>,
     ) -> Result<Response<ResolveSourceMetaResponse>, Status> {
         let job = self.job(request.metadata()).await?;
+        no_policies(&request.get_ref().source_policies)?;
         Ok(Response::new(meta::source(&job, request.into_inner()).await?))
     }
 

@@ -19,10 +19,11 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) 
     if request.r#ref.is_empty() {
         return Err(Status::invalid_argument("a build without a reference"));
     }
-    if let Some(policy) = &request.source_policy
-        && !policy.rules.is_empty()
-    {
-        return Err(Status::unimplemented("source policies are not built yet: larder will not ignore one"));
+    bridge::no_policies(request.source_policy.as_slice())?;
+    if !request.source_policy_session.is_empty() {
+        return Err(Status::unimplemented(
+            "sessions that decide on sources are not built yet: larder will not ignore one",
+        ));
     }
     refuse(daemon, &request.entitlements)?;
     let client = daemon.sessions.find(&request.session).await?;
