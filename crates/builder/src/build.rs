@@ -12,7 +12,7 @@ use store::view::View;
 
 use crate::attestations::{Making, Pins, Wanted};
 use crate::caches;
-use crate::driver::{Held, Order};
+use crate::driver::{Asked, Held, Order};
 use crate::event::now_micros;
 use crate::exporters::Built;
 use crate::frontends::dockerfile::Frontend;
@@ -69,15 +69,29 @@ pub struct Response {
 /// Steps that had to run although `fail_on_miss` forbids it: display name and cause.
 pub type Misses = Vec<(String, Cause)>;
 
-/// A failed Dockerfile: the text, its name, and what is wrong where.
+/// A failed Dockerfile: what is wrong, and where the first error stands.
 #[derive(Clone, Debug)]
 pub struct Faulty {
-    /// Name of the file as the client knows it.
-    pub filename: String,
-    /// Its text.
-    pub text: String,
-    /// What is wrong.
+    /// The file and the first error's lines.
+    pub place: graph::Place,
+    /// What is wrong; findings of the checks among it.
     pub diagnostics: Vec<dockerfile::Diagnostic>,
+    /// It can't even be read, before anything is asked of anybody.
+    pub parsing: bool,
+}
+
+impl std::fmt::Display for Faulty {
+    /// The first error in one line.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(error) = self.diagnostics.iter().find(|d| d.is_error()) else {
+            return write!(f, "{} can't be built", self.place.file.filename);
+        };
+        if let (true, Some((line, _))) = (self.parsing, self.place.lines()) {
+            write!(f, "dockerfile parse error on line {line}: ")?;
+        }
+        write!(f, "{}", error.message)?;
+        error.help.iter().try_for_each(|help| write!(f, " ({help})"))
+    }
 }
 
 /// A build that goes on. Its history is written by [`Build::finish`]; a build dropped before leaves none.
@@ -91,6 +105,7 @@ pub struct Build {
     caches: caches::OfBuild,
     /// What the sources turned out to be, of everything that was made in it.
     pins: Mutex<Pins>,
+    asked: Asked,
 }
 
 /// Builds in one go.
@@ -121,8 +136,8 @@ impl Build {
         let keeper = if request.internal { None } else { Some(begin()?) };
         let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));
         let (engine, started, pins) = (engine.clone(), now_micros(), Mutex::default());
-        let caches = caches::OfBuild::default();
-        Ok(Build { engine, session, events, request, keeper, started, caches, pins })
+        let (caches, asked) = (caches::OfBuild::default(), Asked::default());
+        Ok(Build { engine, session, events, request, keeper, started, caches, pins, asked })
     }
 
     /// What is wanted.
@@ -194,15 +209,7 @@ impl Build {
         attributes: &BTreeMap<String, String>,
         inputs: &BTreeMap<String, Arc<Graph>>,
     ) -> Result<Option<questions::Answer>, Error> {
-        if !questions::is_known(name) {
-            return Ok(None);
-        }
-        if name == questions::DESCRIBE {
-            return Ok(Some(questions::describe()));
-        }
-        let frontend = Frontend::new(self, attributes, inputs).await?;
-        let (definition, ignore) = frontend.definition_and_ignore().await?;
-        Ok(questions::answer(name, &definition.filename, &definition.text, &ignore))
+        questions::answer(self, name, attributes, inputs).await
     }
 
     /// The result of a graph's head, whatever it takes.
@@ -233,6 +240,7 @@ impl Build {
             fail_on_miss: self.request.fail_on_miss.clone(),
             imports: self.imports().await,
             trail: self.trail(),
+            asked: self.asked.clone(),
         };
         let done = self.engine.driver.build(order).await?;
         self.pins().extend(done.pins);

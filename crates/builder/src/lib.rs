@@ -40,8 +40,11 @@ pub enum Error {
     /// A layer could not be brought here or unpacked.
     #[error("{digest}: {error}")]
     Blob { digest: oci::Digest, error: Box<Error> },
-    #[error("{} can't be built", .0.filename)]
+    #[error("{0}")]
     Dockerfile(Box<build::Faulty>),
+    /// What lines of a client's file asked for can't be had.
+    #[error("{error}")]
+    Placed { place: Box<graph::Place>, error: Box<Error> },
     #[error("{} steps had to run, and --fail-on-miss forbids it", .0.len())]
     Missed(build::Misses),
     /// A step of the graph failed.

@@ -26,6 +26,23 @@ pub struct File {
     pub escape: char,
     /// Instructions in order.
     pub instructions: Vec<Instruction>,
+    /// Empty lines inside continued instructions.
+    pub empty_continuations: Vec<Span>,
+}
+
+impl File {
+    /// The instruction that a place lies in; an empty span at the very start is no place.
+    pub fn at(&self, place: Span) -> Option<&Instruction> {
+        if place == Span::default() {
+            return None;
+        }
+        self.instructions.iter().find(|i| i.span.start <= place.start && place.start <= i.span.end)
+    }
+
+    /// First and last line, from 1, that BuildKit tells of a place: those of the whole instruction.
+    pub fn lines(&self, place: Span) -> Option<(u32, u32)> {
+        self.at(place).map(|instruction| instruction.lines)
+    }
 }
 
 /// A parser directive.
@@ -48,7 +65,7 @@ pub struct Instruction {
     pub keyword: Word,
     /// The logical line: continuations joined, comments between them dropped, trimmed.
     pub original: String,
-    /// Comment lines right above, without `#`.
+    /// Comment lines above, without `#`; an empty comment forgets those before it.
     pub comments: Vec<Word>,
     /// Flags as written, for checks.
     pub flags: Vec<Flag>,

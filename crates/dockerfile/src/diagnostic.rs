@@ -18,6 +18,11 @@ impl Span {
         let cut = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Span { start: cut(start), end: cut(end.max(start)) }
     }
+
+    /// Whether all of `other` lies in it.
+    pub fn holds(&self, other: Span) -> bool {
+        self.start <= other.start && other.end <= self.end
+    }
 }
 
 /// How bad it is.
@@ -90,11 +95,45 @@ impl LineIndex {
     }
 }
 
+/// The word that BuildKit suggests instead of `word` in a check: the first of `known` that is fewer than three edits away
+/// and has the fewest (`util/suggest`). Case counts; a word that is known needs none.
+pub fn suggestion<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut best: Option<(usize, &str)> = None;
+    for candidate in known {
+        if candidate == word {
+            return None;
+        }
+        let edits = edits(word, candidate);
+        if edits < best.map_or(3, |(least, _)| least) {
+            best = Some((edits, candidate));
+        }
+    }
+    best.map(|(_, candidate)| candidate)
+}
+
+/// Insertions, deletions and replacements from one word to another.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
 /// The nearest of `known` to a misspelt `word`, if one is near enough to be meant.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_ascii_lowercase();
     let ranked = known.into_iter().map(|k| (distance(&word, &k.to_ascii_lowercase()), k));
-    ranked.filter(|(d, k)| *d > 0 && *d <= (k.len() / 3).max(1)).min_by_key(|(d, _)| *d).map(|(_, k)| k)
+    ranked
+        .filter(|(d, k)| *d > 0 && *d < word.len() && *d <= (k.len() / 3).max(2))
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, k)| k)
 }
 
 /// Edit distance with transpositions of neighbours.

@@ -34,7 +34,7 @@ fn report(bytes: &[u8]) -> String {
         writeln!(out, "  {}-{} {kind}", i.lines.0, i.lines.1).unwrap();
         assert!(i.span.start <= i.span.end && i.span.end as usize <= file.text.len());
     }
-    let found = dockerfile::rules::check(bytes, &[]);
+    let found = dockerfile::check(bytes, &[]);
     list(&mut out, "checks", &found, &index);
     match lower(&file) {
         Err(errors) => list(&mut out, "not lowered", &errors, &index),
@@ -87,9 +87,10 @@ fn lower(file: &dockerfile::ast::File) -> Result<dockerfile::lower::Lowered, Vec
     loop {
         match dockerfile::lower(file, &options, &facts)? {
             Outcome::Done(lowered) => return Ok(*lowered),
-            Outcome::Needs(needs) => {
-                for need in needs {
-                    let mut config = ImageConfig::default();
+            Outcome::Needs { needs, .. } => {
+                for need in needs.into_keys() {
+                    let mut config =
+                        ImageConfig { os: "linux".to_owned(), architecture: "amd64".to_owned(), ..Default::default() };
                     config.config.env = vec!["PATH=/bin".to_owned()];
                     config.config.cmd = Some(vec!["sh".to_owned()]);
                     let digest = Digest::of(format!("{need:?}").as_bytes());
@@ -112,6 +113,6 @@ proptest::proptest! {
             proptest::prop_assert!(error.span.end as usize <= file.text.len().max(3));
         }
         let _ = lower(&file);
-        let _ = dockerfile::rules::check(text.as_bytes(), &[]);
+        let _ = dockerfile::check(text.as_bytes(), &[]);
     }
 }

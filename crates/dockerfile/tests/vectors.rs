@@ -64,8 +64,8 @@ fn every_operation_is_buildkits() {
         let lowered = loop {
             match dockerfile::lower(&file, &options, &facts).unwrap() {
                 Outcome::Done(lowered) => break lowered,
-                Outcome::Needs(needs) => {
-                    for need in needs {
+                Outcome::Needs { needs, .. } => {
+                    for need in needs.into_keys() {
                         assert!(matches!(need, Need::Layout { .. }), "{}: {need:?}", case.name);
                         let digest = client.base.unwrap();
                         let config = Box::new(base_config(&testkit::vectors::folder().unwrap().join("base"), digest));

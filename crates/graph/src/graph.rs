@@ -8,6 +8,7 @@ use std::sync::Arc;
 use oci::Digest;
 use prost::Message;
 
+use crate::places::Place;
 use crate::vertex::{Edge, Vertex};
 use crate::wire;
 
@@ -38,15 +39,6 @@ pub enum Error {
     BadHead { inputs: usize },
     #[error("the graph has {count} operations, more than the {MAX_OPERATIONS} that are accepted")]
     TooLarge { count: usize },
-}
-
-/// Where an operation stands in a client's file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Place {
-    /// The file.
-    pub file: wire::SourceInfo,
-    /// Its lines.
-    pub ranges: Vec<wire::Range>,
 }
 
 /// The graph of one build, or of one output of it.

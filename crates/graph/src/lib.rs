@@ -5,8 +5,10 @@
 pub mod git;
 mod graph;
 pub mod pattern;
+mod places;
 mod vertex;
 pub mod wire;
 
-pub use graph::{Error, Graph, GraphBuilder, Place};
+pub use graph::{Error, Graph, GraphBuilder};
+pub use places::{Place, ranges};
 pub use vertex::{Edge, Kind, Vertex};

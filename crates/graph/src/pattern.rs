@@ -85,6 +85,11 @@ impl Patterns {
         self.exceptions
     }
 
+    /// Whether one pattern alone stands for everything that there is.
+    pub fn cover_everything(&self) -> bool {
+        self.list.iter().any(|p| !p.exception && matches!(p.text.as_str(), "*" | "**" | "**/*"))
+    }
+
     /// Whether `path`, or a directory that it lies in, matches.
     pub fn matches(&self, path: &str) -> bool {
         let mut matched = false;
@@ -264,27 +269,49 @@ fn class(chars: &[char], mut i: usize) -> Result<(Token, usize), &'static str> {
     }
 }
 
-/// Matches with two marks to go back to, one for each kind of star: linear but for patterns with several `**`.
+/// Matches in one pass over the path with all places in the pattern that it may have come to: time grows with the length
+/// of the one times the length of the other, whatever the stars.
 fn run(tokens: &[Token], path: &str) -> bool {
-    let chars: Vec<char> = path.chars().collect();
-    at(tokens, &chars)
+    let mut now = vec![false; tokens.len() + 1];
+    let mut next = now.clone();
+    enter(&mut now, tokens, 0);
+    for c in path.chars() {
+        next.fill(false);
+        for (i, token) in tokens.iter().enumerate().filter(|(i, _)| now[*i]) {
+            match token {
+                Token::Text(wanted) if *wanted == c => enter(&mut next, tokens, i + 1),
+                Token::One if c != '/' => enter(&mut next, tokens, i + 1),
+                Token::Class { not, ranges } if c != '/' => {
+                    if ranges.iter().any(|(low, high)| (low..=high).contains(&&c)) != *not {
+                        enter(&mut next, tokens, i + 1);
+                    }
+                }
+                Token::Star if c != '/' => enter(&mut next, tokens, i),
+                Token::Any => enter(&mut next, tokens, i),
+                Token::Dirs => {
+                    // Inside a directory's name nothing of what follows may begin.
+                    next[i] = true;
+                    if c == '/' {
+                        enter(&mut next, tokens, i + 1);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if !next.contains(&true) {
+            return false;
+        }
+        std::mem::swap(&mut now, &mut next);
+    }
+    now[tokens.len()]
 }
 
-fn at(tokens: &[Token], path: &[char]) -> bool {
-    let Some((token, rest)) = tokens.split_first() else { return path.is_empty() };
-    match token {
-        Token::Text(c) => path.first() == Some(c) && at(rest, &path[1..]),
-        Token::One => path.first().is_some_and(|c| *c != '/') && at(rest, &path[1..]),
-        Token::Class { not, ranges } => {
-            let inside = |c: &char| *c != '/' && ranges.iter().any(|(low, high)| (low..=high).contains(&c)) != *not;
-            path.first().is_some_and(inside) && at(rest, &path[1..])
-        }
-        Token::Star => {
-            let end = path.iter().position(|c| *c == '/').unwrap_or(path.len());
-            (0..=end).any(|i| at(rest, &path[i..]))
-        }
-        Token::Any => (0..=path.len()).any(|i| at(rest, &path[i..])),
-        Token::Dirs => at(rest, path) || path.iter().enumerate().any(|(i, c)| *c == '/' && at(rest, &path[i + 1..])),
+/// Comes to a place, and past stars that may stand for nothing.
+fn enter(places: &mut [bool], tokens: &[Token], mut place: usize) {
+    places[place] = true;
+    while matches!(tokens.get(place), Some(Token::Star | Token::Any | Token::Dirs)) {
+        place += 1;
+        places[place] = true;
     }
 }
 
@@ -351,6 +378,14 @@ mod tests {
         assert!(list.may_except_below("src"));
         assert!(list.may_except_below("src/deep/er"));
         assert!(!list.may_except_below("target"));
+    }
+
+    #[test]
+    fn many_stars_take_no_longer() {
+        let name = "a".repeat(2_000);
+        assert!(!glob(&format!("{}b", "*a".repeat(40)), &name));
+        assert!(!matches(&[&format!("{}b", "**/*a".repeat(40))], &name));
+        assert!(glob(&"*a".repeat(40), &name));
     }
 
     #[test]

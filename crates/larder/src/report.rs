@@ -10,18 +10,14 @@ pub fn dockerfile(name: &str, text: &str, diagnostics: &[Diagnostic]) -> String 
     reports.collect::<Vec<_>>().join("\n\n")
 }
 
-/// A step that failed, and the instruction it stands for.
-pub fn step(name: &str, error: &str, place: &graph::Place) -> String {
+/// An error, and the lines that it stands for.
+pub fn at(error: &str, place: &graph::Place) -> String {
     let text = String::from_utf8_lossy(&place.file.data);
-    let lines = place.ranges.iter().filter_map(|r| Some((r.start.as_ref()?.line, r.end.as_ref()?.line)));
-    let Some((first, last)) = lines.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
-        return format!("error: {name}: {error}");
-    };
-    let before = |line: i32| text.split_inclusive('\n').take(usize::try_from(line).unwrap_or(0)).map(str::len).sum();
+    let Some((first, last)) = place.lines() else { return format!("error: {error}") };
+    let before = |line: u32| text.split_inclusive('\n').take(line as usize).map(str::len).sum();
     let (start, end): (usize, usize) = (before(first - 1), before(last));
     let end = start + text[start..end.max(start)].trim_end().len();
-    let found = Diagnostic::error(dockerfile::Span::new(start, end), format!("{name}: {error}"));
-    one(&place.file.filename, &text, &found)
+    one(&place.file.filename, &text, &Diagnostic::error(dockerfile::Span::new(start, end), error))
 }
 
 fn one(name: &str, text: &str, found: &Diagnostic) -> String {

@@ -23,10 +23,23 @@ pub struct Platform {
 
 /// Text that is no platform.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{text}` is not a platform: expected os, arch, os/arch or os/arch/variant, such as `linux/arm64`")]
-pub struct PlatformError {
-    /// What was given.
-    pub text: String,
+pub enum PlatformError {
+    /// Its parts are no known words.
+    #[error("`{text}` is not a platform: expected os, arch, os/arch or os/arch/variant, such as `linux/arm64`")]
+    Unknown {
+        /// What was given.
+        text: String,
+    },
+    /// One part is no word at all; in containerd's text, which clients look for.
+    #[error(
+        "\"{component}\" is an invalid component of \"{text}\": platform specifier component must match \"^[A-Za-z0-9_.-]+$\": invalid argument"
+    )]
+    Component {
+        /// The part.
+        component: String,
+        /// What was given.
+        text: String,
+    },
 }
 
 impl Platform {
@@ -43,10 +56,11 @@ impl Platform {
 
     /// Reads `os`, `arch`, `os/arch` or `os/arch/variant`; a missing part comes from `default`.
     pub fn parse(text: &str, default: &Platform) -> Result<Platform, PlatformError> {
-        let error = || PlatformError { text: text.to_owned() };
+        let error = || PlatformError::Unknown { text: text.to_owned() };
         let parts: Vec<&str> = text.split('/').collect();
-        if parts.iter().any(|p| p.is_empty() || !p.chars().all(|c| c.is_ascii_alphanumeric() || "_-.()".contains(c))) {
-            return Err(error());
+        let is_word = |p: &&str| !p.is_empty() && p.chars().all(|c| c.is_ascii_alphanumeric() || "_-.()".contains(c));
+        if let Some(component) = parts.iter().find(|part| !is_word(part)) {
+            return Err(PlatformError::Component { component: (*component).to_owned(), text: text.to_owned() });
         }
         // `linux(5.10)` carries an os version in parentheses.
         let (os, version) = match parts[0].split_once('(') {

@@ -22,6 +22,21 @@ use crate::{Engine, Error, Work, session};
 
 pub use results::Held;
 
+/// Sources that a build has asked about. Each is asked about once a build, however many graphs of it read the source: a
+/// file is fetched once, and a branch that moves meanwhile is one commit for the whole build. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Asked(Arc<Mutex<HashMap<Digest, Arc<Source>>>>);
+
+impl Asked {
+    fn get(&self, vertex: &Digest) -> Option<Arc<Source>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(vertex).cloned()
+    }
+
+    fn note(&self, vertex: Digest, source: Arc<Source>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(vertex, source);
+    }
+}
+
 /// What a build brings to the driver.
 pub struct Order {
     /// What is to be built.
@@ -44,6 +59,8 @@ pub struct Order {
     pub imports: Arc<Imports>,
     /// Where the keys of its steps are noted at its end, for caches that are written.
     pub trail: Option<Arc<Mutex<Vec<Trail>>>>,
+    /// What the build knows of sources.
+    pub asked: Asked,
 }
 
 /// What became of an order.
@@ -241,6 +258,12 @@ impl State {
         let name = self.vertex(&step).map(|v| v.name()).unwrap_or_default();
         let place = self.builds.get(&build).and_then(|g| g.order.graph.place(&step)).map(Box::new);
         Error::Step { step, name, error, place }
+    }
+
+    /// What the builds that have the step know of sources.
+    fn asked(&self, vertex: &Digest) -> Vec<Asked> {
+        let having = self.builds.values().filter(|g| g.order.graph.get(vertex).is_some());
+        having.map(|g| g.order.asked.clone()).collect()
     }
 
     /// Events for every build that has the step.

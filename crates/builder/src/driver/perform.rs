@@ -57,11 +57,16 @@ impl Job {
             }
             Job::Hash { input, result } => {
                 let content = hash(driver, work, vertex, input, result).await;
+                // BuildKit's words: its clients and their users know what they mean.
+                let content = content.map_err(|error| {
+                    let read = vertex.inputs.get(input as usize).map_or_else(String::new, |edge| edge.vertex.short());
+                    format!("failed to compute cache key: failed to calculate checksum of ref {read}: {error}")
+                });
                 if let Err(error) = &content {
                     work.events.tell(What::Started { step });
-                    complete(work, Some(error));
+                    work.events.tell(What::Completed { step, cached: false, error: Some(error.clone()) });
                 }
-                Event::Hashed { vertex: step, input, content: content.map_err(|e| e.to_string()) }
+                Event::Hashed { vertex: step, input, content }
             }
             Job::Compare { operation, inputs } => {
                 // Not finding an earlier result only costs the run.
@@ -92,9 +97,15 @@ fn complete(work: &Work, error: Option<&Error>) {
 }
 
 async fn key(driver: &Driver, work: &Work, vertex: &Vertex) -> Result<Vec<Digest>, Error> {
-    let source = Source::identify(work, vertex).await?;
+    let asked = driver.lock().asked(&vertex.digest);
+    let known = asked.iter().find_map(|asked| asked.get(&vertex.digest));
+    let source = match known {
+        Some(source) => source,
+        None => Arc::new(Source::identify(work, vertex).await?),
+    };
+    asked.iter().for_each(|asked| asked.note(vertex.digest, source.clone()));
     let keys = source.keys();
-    driver.lock().sources.insert(vertex.digest, Arc::new(source));
+    driver.lock().sources.insert(vertex.digest, source);
     Ok(keys)
 }
 

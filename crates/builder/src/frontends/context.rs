@@ -13,6 +13,7 @@ use oci::{ImageConfig, Platform};
 
 use crate::Error;
 use crate::build::Build;
+use crate::session::Filter;
 use crate::sources::git::Pinned;
 
 /// Name of a file from the web inside its tree.
@@ -79,6 +80,18 @@ pub fn source(identifier: String, attrs: BTreeMap<String, String>, name: &str) -
     let mut builder = GraphBuilder::default();
     let vertex = builder.add(op, named(name)).map_err(invalid)?;
     Ok(builder.finish(Some(Edge { vertex, output: 0 }), None))
+}
+
+/// How files of a client's directory are got, as BuildKit's clients say it.
+pub fn local(session: &str, directory: &str, wanted: &Filter, name: &str) -> Result<wire::Definition, Error> {
+    let list = serde_json::to_string(&wanted.follow).map_err(|e| Error::Request(e.to_string()))?;
+    let attrs = BTreeMap::from([
+        ("local.differ".to_owned(), "none".to_owned()),
+        ("local.followpaths".to_owned(), list),
+        ("local.session".to_owned(), session.to_owned()),
+        ("local.sharedkeyhint".to_owned(), directory.to_owned()),
+    ]);
+    Ok(source(format!("local://{directory}"), attrs, name)?.encode())
 }
 
 fn named(name: &str) -> wire::OpMetadata {
@@ -168,15 +181,21 @@ fn is_archive(bytes: &[u8]) -> bool {
     magics.iter().any(|magic| bytes.starts_with(magic)) || bytes.get(257..262) == Some(b"ustar")
 }
 
-/// A file of a graph's result.
+/// The Dockerfile in a graph's result.
 pub async fn read(build: &Build, graph: &Arc<Graph>, name: &str) -> Result<Vec<u8>, Error> {
+    let missing = || Error::Request(format!("failed to read dockerfile: open {name}: no such file or directory"));
+    find(build, graph, name).await?.ok_or_else(missing)
+}
+
+/// A file of a graph's result, if it is there.
+pub async fn find(build: &Build, graph: &Arc<Graph>, name: &str) -> Result<Option<Vec<u8>>, Error> {
     let held = build.evaluate(graph).await?;
     let view = build.view(&held).await?;
     let path = view.resolve(&Path::new("/").join(graph::pattern::clean(name)))?;
-    let missing = || Error::Request(format!("failed to read dockerfile: open {name}: no such file or directory"));
-    let node = view.lookup(&path)?.filter(|node| node.kind == store::view::Kind::File).ok_or_else(missing)?;
-    std::fs::read(&node.source)
-        .map_err(|source| crate::session::Error::Read { path: node.source.clone(), source }.into())
+    let Some(node) = view.lookup(&path)?.filter(|node| node.kind == store::view::Kind::File) else { return Ok(None) };
+    let bytes = std::fs::read(&node.source);
+    let bytes = bytes.map_err(|source| crate::session::Error::Read { path: node.source.clone(), source })?;
+    Ok(Some(bytes))
 }
 
 /// The image configuration in an `input-metadata:NAME` attribute: JSON of names to base64.

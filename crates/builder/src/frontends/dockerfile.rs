@@ -4,30 +4,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dockerfile::lower::{Fact, Input, Lowered, NamedContext, Need, NoCache, Options, Outcome};
-use dockerfile::{Diagnostic, LineIndex};
-use graph::Graph;
-use oci::{Digest, Platform, Reference};
+use dockerfile::Diagnostic;
+use dockerfile::ast::File;
+use dockerfile::lower::{Lowered, Options};
+use graph::{Graph, wire};
+use oci::{Digest, Platform};
 
 use super::context::{self, Remote};
 use super::{Made, Target};
 use crate::Error;
 use crate::attestations::scan::{self, Scanner};
 use crate::attestations::{Read, Wanted};
-use crate::build::{Build, Faulty};
-use crate::event::{Warning, What};
+use crate::build::Build;
 use crate::session::{self, Filter};
-use crate::sources::image;
 
 /// What a frontend works with.
 pub struct Frontend<'a> {
-    build: &'a Build,
+    pub(super) build: &'a Build,
     /// BuildKit's attributes of the frontend.
-    attributes: &'a BTreeMap<String, String>,
+    pub(super) attributes: &'a BTreeMap<String, String>,
     /// Graphs that contexts may name.
-    inputs: &'a BTreeMap<String, Arc<Graph>>,
+    pub(super) inputs: &'a BTreeMap<String, Arc<Graph>>,
     /// Where the main context and the Dockerfile are, if not with the client.
-    remote: Remote,
+    pub(super) remote: Remote,
     /// Directories of the client's that were read.
     locals: Mutex<BTreeSet<String>>,
 }
@@ -38,8 +37,22 @@ pub struct Definition {
     pub filename: String,
     /// Its bytes.
     pub text: Vec<u8>,
+    /// How it is got.
+    pub source: wire::Definition,
     /// The step that loaded it: warnings belong to it.
-    step: Digest,
+    pub(super) step: Digest,
+}
+
+/// What the build checks say of a Dockerfile.
+pub struct Checked {
+    /// The file.
+    pub definition: Definition,
+    /// Its tree.
+    pub file: File,
+    /// Findings in the order of the file.
+    pub findings: Vec<Diagnostic>,
+    /// What keeps it from being built, as a client reads it, and its first and last line where it has a place.
+    pub error: Option<(String, Option<(u32, u32)>)>,
 }
 
 impl<'a> Frontend<'a> {
@@ -54,7 +67,7 @@ impl<'a> Frontend<'a> {
     }
 
     /// The line that asks for a frontend in an image, unless that frontend is the one that asks (`cmdline`).
-    fn elsewhere(&self, file: &dockerfile::ast::File) -> Option<String> {
+    fn elsewhere(&self, file: &File) -> Option<String> {
         if self.attributes.contains_key("cmdline") {
             return None;
         }
@@ -67,18 +80,11 @@ impl<'a> Frontend<'a> {
     /// One target a platform, unless the Dockerfile is for another frontend to read.
     pub async fn targets(&self) -> Result<Made, Error> {
         let (definition, ignore) = self.definition_and_ignore().await?;
-        let (file, diagnostics) = dockerfile::parse(&definition.text);
+        let (file, errors) = dockerfile::parse(&definition.text);
         if let Some(line) = self.elsewhere(&file) {
             return Ok(Made::Elsewhere(line));
         }
-        if diagnostics.iter().any(Diagnostic::is_error) {
-            return Err(faulty(&definition, diagnostics));
-        }
-        let findings = dockerfile::rules::check(&definition.text, &ignore);
-        if findings.iter().any(Diagnostic::is_error) {
-            return Err(faulty(&definition, findings));
-        }
-        self.warn(&definition, &findings);
+        let loaded = self.whole(Loaded { definition, ignore, file }, errors)?;
         let host = Platform::host();
         let platforms = self.platforms(&host)?;
         let sbom = Wanted::read(self.attributes)?.sbom;
@@ -86,16 +92,12 @@ impl<'a> Frontend<'a> {
             Some(sbom) => Some((sbom, self.build.scanner(sbom, self.attributes).await?)),
             None => None,
         };
-        let text = self.definition_graph(&definition)?.encode();
         let mut targets = Vec::new();
         for platform in &platforms {
-            let mut options = self.options(&definition, platform, &host, ignore.clone())?;
+            let mut options = self.options(&loaded.definition, platform, &host, loaded.ignore.clone())?;
             options.multi_platform = platforms.len() > 1;
             options.scan = scanner.is_some();
-            let mut lowered = self.lower(&file, &options, &definition).await?;
-            if let Some(info) = lowered.graph.source.as_mut().and_then(|source| source.infos.first_mut()) {
-                info.definition = Some(text.clone());
-            }
+            let mut lowered = self.lower(&loaded, &options, targets.is_empty()).await?;
             let read = self.read();
             let scan = match &scanner {
                 Some((sbom, image)) => {
@@ -124,19 +126,67 @@ impl<'a> Frontend<'a> {
         self.build.session().directory(name, wanted).await
     }
 
-    /// Where the Dockerfile came from, as a graph.
-    fn definition_graph(&self, definition: &Definition) -> Result<Graph, Error> {
-        if let Some((graph, _)) = &self.remote.dockerfile {
-            return Ok((**graph).clone());
+    /// What the build checks say: of what the target needs, or without a target of everything.
+    pub async fn check(&self) -> Result<Checked, Error> {
+        let (definition, ignore) = self.definition_and_ignore().await?;
+        let (file, errors) = dockerfile::parse(&definition.text);
+        if errors.iter().any(Diagnostic::is_error) {
+            let findings = dockerfile::rules::of_broken(&file, self.wish());
+            let error = self.faulty(&definition, &file, errors, true);
+            return Ok(checked(definition, file, findings, &error));
         }
-        let files = definition_files(&definition.filename);
-        let attrs = BTreeMap::from([
-            ("local.followpaths".to_owned(), serde_json::json!(files.follow).to_string()),
-            ("local.session".to_owned(), self.build.request().id.clone()),
-            ("local.sharedkeyhint".to_owned(), files.hint),
-        ]);
-        let name = format!("[internal] load build definition from {}", definition.filename);
-        context::source(format!("local://{}", self.dockerfile_key()), attrs, &name)
+        let loaded = Loaded { definition, ignore, file };
+        let mut options = self.first_options(&loaded)?;
+        options.all_stages = options.target.is_empty();
+        let (findings, error) = match self.lower(&loaded, &options, false).await {
+            Ok(lowered) => (lowered.findings, None),
+            Err(Error::Dockerfile(faulty)) => {
+                let (errors, findings) = faulty.diagnostics.iter().cloned().partition(Diagnostic::is_error);
+                let errors: Vec<Diagnostic> = errors;
+                (findings, Some(self.faulty(&loaded.definition, &loaded.file, errors, false)))
+            }
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let Loaded { definition, file, .. } = loaded;
+        Ok(match error {
+            Some(error) => checked(definition, file, findings, &error),
+            None => Checked { definition, file, findings, error: None },
+        })
+    }
+
+    /// The target as it would be built for the first platform.
+    pub async fn outline(&self) -> Result<(Definition, Lowered), Error> {
+        let loaded = self.load().await?;
+        let options = self.first_options(&loaded)?;
+        let lowered = self.lower(&loaded, &options, false).await?;
+        Ok((loaded.definition, lowered))
+    }
+
+    fn first_options(&self, loaded: &Loaded) -> Result<Options, Error> {
+        let host = Platform::host();
+        let platform = self.platforms(&host)?.into_iter().next().unwrap_or_else(|| host.clone());
+        self.options(&loaded.definition, &platform, &host, loaded.ignore.clone())
+    }
+
+    /// The Dockerfile as a tree; what the checks say of a broken one is told before it fails.
+    async fn load(&self) -> Result<Loaded, Error> {
+        let (definition, ignore) = self.definition_and_ignore().await?;
+        let (file, errors) = dockerfile::parse(&definition.text);
+        self.whole(Loaded { definition, ignore, file }, errors)
+    }
+
+    fn whole(&self, loaded: Loaded, errors: Vec<Diagnostic>) -> Result<Loaded, Error> {
+        if !errors.iter().any(Diagnostic::is_error) {
+            return Ok(loaded);
+        }
+        let Loaded { definition, file, .. } = &loaded;
+        self.warn(definition, file, &dockerfile::rules::of_broken(file, self.wish()));
+        Err(self.faulty(definition, file, errors, true))
+    }
+
+    /// The client's wish of the checks.
+    pub(super) fn wish(&self) -> Option<&str> {
+        self.attribute("build-arg:BUILDKIT_DOCKERFILE_CHECK")
     }
 
     /// The client's name for the directory of the Dockerfile.
@@ -151,7 +201,7 @@ impl<'a> Frontend<'a> {
         Ok((definition, ignore))
     }
 
-    fn attribute(&self, name: &str) -> Option<&str> {
+    pub(super) fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.get(name).map(String::as_str).filter(|v| !v.is_empty())
     }
 
@@ -186,158 +236,65 @@ impl<'a> Frontend<'a> {
             Ok(std::fs::read(&path).map_err(|source| session::Error::Read { path, source })?)
         };
         let text = task.finish(read.await)?;
-        Ok(Definition { filename, text, step })
+        let source = match &self.remote.dockerfile {
+            Some((graph, _)) => graph.encode(),
+            None => {
+                context::local(&self.build.request().id, self.dockerfile_key(), &definition_files(&filename), &name)?
+            }
+        };
+        Ok(Definition { filename, text, source, step })
     }
 
     /// The patterns of what the context leaves out.
     async fn ignore(&self, filename: &str) -> Result<Vec<String>, Error> {
         let task =
             self.build.events().begin(&format!("{} ignore", self.build.request().id), "[internal] load .dockerignore");
+        let own = format!("{filename}.dockerignore");
         let read = async {
-            let directory = self.directory(self.dockerfile_key(), &definition_files(filename)).await?;
-            if let Some(text) = optional(&directory.root.join(format!("{filename}.dockerignore")))? {
-                return Ok(text);
+            if let Some((graph, _)) = &self.remote.dockerfile {
+                if let Some(bytes) = context::find(self.build, graph, &own).await? {
+                    return Ok(String::from_utf8_lossy(&bytes).into_owned());
+                }
+            } else {
+                let wanted = definition_files(filename);
+                let directory = self.directory(self.dockerfile_key(), &wanted).await?;
+                if let Some(text) = optional(&directory.root.join(own))? {
+                    return Ok(text);
+                }
             }
-            self.ignore_of("context").await
+            match self.ignore_of("context").await {
+                // A Dockerfile that reads nothing of a context needs none.
+                Err(session::Error::NoDirectory { .. }) => Ok(String::new()),
+                text => Ok::<_, Error>(text?),
+            }
         };
         let text = task.finish(read.await)?;
         Ok(dockerfile::ignore::patterns(&text))
     }
 
-    async fn ignore_of(&self, context: &str) -> Result<String, session::Error> {
+    pub(super) async fn ignore_of(&self, context: &str) -> Result<String, session::Error> {
         let wanted =
             Filter { follow: vec![".dockerignore".to_owned()], hint: ".dockerignore".to_owned(), ..Filter::default() };
         let directory = self.directory(context, &wanted).await?;
         Ok(optional(&directory.root.join(".dockerignore"))?.unwrap_or_default())
     }
+}
 
-    fn options(
-        &self,
-        definition: &Definition,
-        platform: &Platform,
-        host: &Platform,
-        ignore: Vec<String>,
-    ) -> Result<Options, Error> {
-        let mut options = Options::new(platform.clone(), host.clone());
-        options.filename.clone_from(&definition.filename);
-        options.ignore = ignore;
-        self.build.request().id.clone_into(&mut options.session);
-        options.target = self.attribute("target").unwrap_or_default().to_owned();
-        for (name, value) in self.attributes {
-            if let Some(arg) = name.strip_prefix("build-arg:") {
-                options.build_args.insert(arg.to_owned(), value.clone());
-            } else if let Some(label) = name.strip_prefix("label:") {
-                options.labels.insert(label.to_owned(), value.clone());
-            } else if let Some(context) = name.strip_prefix("context:") {
-                options.contexts.insert(context.to_owned(), named(context, value));
-            }
-        }
-        self.link(&mut options, platform)?;
-        options.context.clone_from(&self.remote.context);
-        options.no_cache = match self.attributes.get("no-cache").map(String::as_str) {
-            None => NoCache::None,
-            Some("") => NoCache::All,
-            Some(stages) => NoCache::Stages(stages.split(',').map(str::to_owned).collect()),
-        };
-        options.network = self.attribute("force-network-mode").unwrap_or_default().to_owned();
-        options.hostname = self.attribute("hostname").unwrap_or_default().to_owned();
-        if let Some(name) = options.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") {
-            options.hostname.clone_from(name);
-        }
-        options.cgroup_parent = self.attribute("cgroup-parent").unwrap_or_default().to_owned();
-        options.resolve_mode = self.attribute("image-resolve-mode").unwrap_or_default().to_owned();
-        for host in self.attribute("add-hosts").iter().flat_map(|v| v.split(',')) {
-            let (name, ip) = host.split_once('=').ok_or_else(|| bad("add-hosts", host, "expected NAME=IP"))?;
-            options.add_hosts.push((name.to_owned(), ip.to_owned()));
-        }
-        if let Some(size) = self.attribute("shm-size") {
-            options.shm_size = size.parse().map_err(|_| bad("shm-size", size, "expected bytes"))?;
-        }
-        for limit in self.attribute("ulimit").iter().flat_map(|v| v.split(',')) {
-            options.ulimits.push(ulimit(limit).ok_or_else(|| bad("ulimit", limit, "expected NAME=SOFT[:HARD]"))?);
-        }
-        options.epoch = match options.build_args.get("SOURCE_DATE_EPOCH").filter(|v| !v.is_empty()) {
-            Some(text) => Some(text.parse().map_err(|_| bad("SOURCE_DATE_EPOCH", text, "expected seconds"))?),
-            None => None,
-        };
-        Ok(options)
-    }
+/// A Dockerfile that could be read.
+pub(super) struct Loaded {
+    pub definition: Definition,
+    /// Patterns of what the context leaves out.
+    pub ignore: Vec<String>,
+    pub file: File,
+}
 
-    /// Contexts of a platform (`NAME::PLATFORM`) go before those of all, and inputs bring their image's configuration.
-    fn link(&self, options: &mut Options, platform: &Platform) -> Result<(), Error> {
-        let suffix = format!("::{platform}");
-        let exact: Vec<_> = options.contexts.iter().filter(|(name, _)| name.ends_with(&suffix)).collect();
-        let exact: Vec<_> =
-            exact.into_iter().map(|(n, c)| (n.trim_end_matches(&suffix).to_owned(), c.clone())).collect();
-        options.contexts.extend(exact);
-        for (name, graph) in self.inputs {
-            let config = self.attribute(&format!("input-metadata:{name}")).map(|text| context::config(text, platform));
-            let config = config.transpose()?.flatten().map(Box::new);
-            options.inputs.insert(name.clone(), Input { graph: graph.clone(), config });
-        }
-        Ok(())
-    }
-
-    /// Lowers as often as something more must be known.
-    async fn lower(
-        &self,
-        file: &dockerfile::ast::File,
-        options: &Options,
-        definition: &Definition,
-    ) -> Result<Lowered, Error> {
-        let mut facts = BTreeMap::new();
-        loop {
-            match dockerfile::lower(file, options, &facts) {
-                Err(diagnostics) => return Err(faulty(definition, diagnostics)),
-                Ok(Outcome::Done(lowered)) => return Ok(*lowered),
-                Ok(Outcome::Needs(needs)) => {
-                    let answers = needs.iter().map(|need| self.learn(need, options));
-                    let answers = futures_util::future::try_join_all(answers).await?;
-                    facts.extend(needs.into_iter().zip(answers));
-                }
-            }
-        }
-    }
-
-    async fn learn(&self, need: &Need, options: &Options) -> Result<Fact, Error> {
-        let platform = |text: &str| Platform::parse(text, &options.platform).map_err(|e| Error::Request(e.to_string()));
-        let resolved = match need {
-            Need::Ignore { context } => {
-                let text = self.ignore_of(context).await?;
-                return Ok(Fact::Patterns(dockerfile::ignore::patterns(&text)));
-            }
-            Need::Image { reference, platform: wanted } => {
-                let name = format!("[internal] load metadata for {reference}");
-                let task = self.build.events().begin(&format!("{reference} {wanted}"), &name);
-                let parsed = Reference::parse(reference).map_err(|e| Error::Request(e.to_string()))?;
-                let mode = image::ResolveMode::parse(&options.resolve_mode);
-                let work = self.build.work(task.step)?;
-                let resolved = image::resolve(&work, &parsed, &platform(wanted)?, mode).await;
-                task.finish(resolved)?
-            }
-            Need::Layout { store, reference, platform: wanted } => {
-                self.build.layout("", store, reference, &platform(wanted)?).await?
-            }
-        };
-        Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config) })
-    }
-
-    fn warn(&self, definition: &Definition, warnings: &[Diagnostic]) {
-        let index = LineIndex::new(&String::from_utf8_lossy(&definition.text));
-        for warning in warnings {
-            let (first, last) = (index.line(warning.span.start), index.line(warning.span.end.max(1) - 1));
-            let rule = warning.rule.clone().unwrap_or_default();
-            let warning = Warning {
-                short: format!("{rule}: {} (line {first})", warning.message),
-                detail: warning.help.iter().cloned().collect(),
-                url: warning.url.clone().unwrap_or_default(),
-                file: definition.filename.clone(),
-                lines: Some((first, last)),
-                text: String::from_utf8_lossy(&definition.text).into_owned(),
-            };
-            self.build.events().tell(What::Warning { step: definition.step, warning });
-        }
-    }
+fn checked(definition: Definition, file: File, findings: Vec<Diagnostic>, error: &Error) -> Checked {
+    let place = match error {
+        Error::Dockerfile(faulty) => faulty.place.lines(),
+        Error::Placed { place, .. } => place.lines(),
+        _ => None,
+    };
+    Checked { definition, file, findings, error: Some((error.to_string(), place)) }
 }
 
 /// The Dockerfile and what may lie beside it, as BuildKit asks for them.
@@ -346,42 +303,10 @@ fn definition_files(filename: &str) -> Filter {
     Filter { follow, hint: filename.to_owned(), ..Filter::default() }
 }
 
-fn faulty(definition: &Definition, diagnostics: Vec<Diagnostic>) -> Error {
-    let text = String::from_utf8_lossy(&definition.text).into_owned();
-    Error::Dockerfile(Box::new(Faulty { filename: definition.filename.clone(), text, diagnostics }))
-}
-
-fn bad(name: &str, value: &str, expected: &str) -> Error {
-    Error::Request(format!("`{value}` is no value for {name}: {expected}"))
-}
-
 fn optional(path: &std::path::Path) -> Result<Option<String>, session::Error> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(session::Error::Read { path: path.to_owned(), source }),
-    }
-}
-
-fn ulimit(text: &str) -> Option<(String, i64, i64)> {
-    let (name, values) = text.split_once('=')?;
-    let (soft, hard) = values.split_once(':').unwrap_or((values, values));
-    Some((name.to_owned(), soft.parse().ok()?, hard.parse().ok()?))
-}
-
-/// What a client means by `context:NAME=VALUE` (BuildKit's forms).
-fn named(name: &str, value: &str) -> NamedContext {
-    if let Some(image) = value.strip_prefix("docker-image://").or(value.strip_prefix("docker-image:")) {
-        return NamedContext::Image(image.to_owned());
-    }
-    if let Some(layout) = value.strip_prefix("oci-layout://").or(value.strip_prefix("oci-layout:")) {
-        let at = layout.find(['@', ':']).unwrap_or(layout.len());
-        return NamedContext::Layout { store: layout[..at].to_owned(), reference: layout[at..].to_owned() };
-    }
-    match value.strip_prefix("local:") {
-        Some(directory) => NamedContext::Local(directory.to_owned()),
-        None if value.starts_with("input:") => NamedContext::Input(value.trim_start_matches("input:").to_owned()),
-        None if value.contains("://") || value.starts_with("git@") => NamedContext::Remote(value.to_owned()),
-        None => NamedContext::Local(name.to_owned()),
     }
 }

@@ -4,6 +4,8 @@
 mod context;
 pub mod dockerfile;
 pub mod image;
+mod lowering;
+mod options;
 pub mod questions;
 
 use std::sync::Arc;

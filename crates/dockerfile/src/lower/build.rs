@@ -2,20 +2,18 @@
 //! The encoding of single instructions is in the other files of this folder.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use graph::Graph;
-use graph::git::GitUrl;
-use graph::wire::{self, op};
-use oci::{ImageConfig, Platform, Reference};
+use graph::pattern::Patterns;
+use oci::{ImageConfig, Platform};
 
-use super::draft::{Draft, Drafts, Id};
+use super::draft::{Drafts, Id};
 use super::stages::{self, Base, Stages};
 use super::state::{Naming, State};
-use super::{Fact, Lowered, NamedContext, Need, NoCache, Options, copy, run, scan, settings};
+use super::{Fact, Lines, Lowered, Need, NoCache, Options, copy, outline, run, scan, settings};
 use crate::ast::{File, Instruction, Kind, Word};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::parse;
+use crate::rules::{self, Found};
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
@@ -23,21 +21,31 @@ type Result<T> = std::result::Result<T, Diagnostic>;
 pub struct Lowering<'a> {
     pub options: &'a Options,
     pub drafts: Drafts,
-    stages: &'a Stages<'a>,
-    facts: &'a BTreeMap<Need, Fact>,
+    pub stages: &'a Stages<'a>,
+    pub facts: &'a BTreeMap<Need, Fact>,
     /// What must be known before it can go on.
-    pub needs: BTreeSet<Need>,
+    pub needs: BTreeMap<Need, Lines>,
+    /// What the checks find.
+    pub found: Found,
+    /// Patterns of the context's ignore file, for the checks.
+    pub ignore: Patterns,
+    /// What a user may give to each stage.
+    pub outlines: BTreeMap<usize, outline::Part>,
     /// States of the stages that are done.
-    done: BTreeMap<usize, State>,
+    pub done: BTreeMap<usize, State>,
     /// The stage that is lowered now.
-    current: usize,
-    context: Option<Id>,
+    pub current: usize,
+    /// The instruction that is lowered now.
+    pub place: Lines,
+    /// The base image that was looked at last is one of which nothing is known.
+    pub guessing: bool,
+    pub context: Option<Id>,
     /// Paths of the context that are used.
-    taken: BTreeSet<String>,
+    pub taken: BTreeSet<String>,
     /// Sources by what they are, so that each is one operation.
-    sources: BTreeMap<String, Id>,
+    pub sources: BTreeMap<String, Id>,
     /// Images of `--from` that are no stage, by name and platform.
-    images: BTreeMap<(String, String), Option<Id>>,
+    pub images: BTreeMap<(String, String), Option<Id>>,
 }
 
 impl<'a> Lowering<'a> {
@@ -48,9 +56,15 @@ impl<'a> Lowering<'a> {
             drafts: Drafts::default(),
             stages,
             facts,
-            needs: BTreeSet::new(),
+            needs: BTreeMap::new(),
+            found: Found::default(),
+            // One that can't be read is the build's to complain of.
+            ignore: Patterns::new(&options.ignore).unwrap_or_default(),
+            outlines: BTreeMap::new(),
             done: BTreeMap::new(),
             current: 0,
+            place: (0, 0),
+            guessing: false,
             context: None,
             taken: BTreeSet::new(),
             sources: BTreeMap::new(),
@@ -60,7 +74,10 @@ impl<'a> Lowering<'a> {
 
     /// Lowers everything that `target` needs. `None` when more must be known.
     pub fn all(&mut self, target: usize, file: &File) -> std::result::Result<Option<Lowered>, Vec<Diagnostic>> {
-        let needed = self.stages.needed(target);
+        let needed = match self.options.all_stages {
+            true => (0..self.stages.list.len()).collect(),
+            false => self.stages.needed(target),
+        };
         let mut errors = Vec::new();
         for i in needed {
             self.current = i;
@@ -90,7 +107,7 @@ impl<'a> Lowering<'a> {
         }
         let drafts = std::mem::take(&mut self.drafts);
         let finish = |drafts: Drafts, head| {
-            let graph = drafts.finish(head, &self.options.filename, &file.text);
+            let graph = drafts.finish(head, self.options, &file.text);
             graph.map_err(|e| vec![Diagnostic::error(Span::default(), e.to_string())])
         };
         let mut scanned = BTreeMap::new();
@@ -98,7 +115,9 @@ impl<'a> Lowering<'a> {
             scanned.insert(name, finish(drafts.clone(), head)?);
         }
         let graph = finish(drafts, state.head)?;
-        Ok(Some(Lowered { graph, config, base_config: state.base_image, scanned, no_cache }))
+        let outline = outline::of(self.stages, target, &self.outlines);
+        let (base_config, findings) = (state.base_image, Vec::new());
+        Ok(Some(Lowered { graph, config, base_config, scanned, no_cache, findings, outline }))
     }
 
     /// What is scanned beside the target.
@@ -121,13 +140,17 @@ impl<'a> Lowering<'a> {
         let stage = &self.stages.list[i];
         let steps = stage.instructions.iter().filter(|i| counts(i)).count() as u32;
         let pulled = !matches!(stage.base, Base::Scratch | Base::Stage(_));
+        self.place = stage.from.lines;
+        self.guessing = false;
         let Some(mut state) = self.base(i)? else {
             // Images of later steps can be asked for at the same time.
             for instruction in stage.instructions {
+                self.place = instruction.lines;
                 self.foresee(i, instruction);
             }
             return Ok(None);
         };
+        state.unknown |= self.guessing;
         let triggers = state.image.config.on_build.take().unwrap_or_default();
         let triggers = self.triggers(&triggers, stage.from)?;
         let trigger_steps = triggers.iter().filter(|t| counts(t)).count() as u32;
@@ -140,7 +163,6 @@ impl<'a> Lowering<'a> {
             platform: self.options.multi_platform.then(|| stage.platform.to_string()),
             onbuild: false,
         };
-        state.args.clear();
         state.no_cache = match &self.options.no_cache {
             NoCache::None => false,
             NoCache::All => true,
@@ -180,14 +202,49 @@ impl<'a> Lowering<'a> {
     }
 
     fn instruction(&mut self, state: &mut State, instruction: &Instruction) -> Result<()> {
+        self.place = instruction.lines;
+        self.check(state, instruction);
         match &instruction.kind {
             Kind::Run(run) => run::lower(self, state, instruction, run),
             Kind::Copy(copy) => copy::lower(self, state, instruction, copy),
             Kind::Workdir(word) => copy::workdir(self, state, instruction, word),
             Kind::Broken => Err(Diagnostic::error(instruction.span, "this instruction can't be read")),
             Kind::From { .. } => Err(Diagnostic::error(instruction.span, "FROM isn't allowed as an ONBUILD trigger")),
+            Kind::Arg(list) => {
+                settings::apply(state, instruction, self.options, &self.stages.globals)?;
+                let is_own = |name: &str, has_default: bool| {
+                    has_default || self.options.build_args.contains_key(name) || !self.stages.globals.contains_key(name)
+                };
+                let part = self.outlines.entry(self.current).or_default();
+                for (name, default) in list {
+                    let value = state.args.iter().find(|(known, _)| *known == name.value).and_then(|(_, v)| v.clone());
+                    part.argument(instruction, &name.value, value, is_own(&name.value, default.is_some()));
+                }
+                Ok(())
+            }
             _ => settings::apply(state, instruction, self.options, &self.stages.globals).map(drop),
         }
+    }
+
+    /// What the checks say of an instruction where it stands.
+    fn check(&mut self, state: &mut State, instruction: &Instruction) {
+        let expand = |word: &Word| {
+            let value = |name: &str| state.get_env(name);
+            let (_, named) = state.shell.expand(&word.value, &value).ok()?;
+            (!state.unknown || named.unset.is_empty()).then(|| state.words(word).ok()).flatten()
+        };
+        let has_shell = state.image.config.shell.is_some();
+        let mut seen = state.seen.clone();
+        let place = rules::instructions::Place { expand: &expand, has_shell };
+        rules::instructions::look(&mut self.found, instruction, &mut seen, &place);
+        if !state.unknown {
+            let given = |name: &str| !self.options.build_args.contains_key(name);
+            let mut args: Vec<&str> = state.args.iter().map(|(name, _)| name.as_str()).collect();
+            args.extend(state.base_args.iter().map(String::as_str));
+            let scope = rules::variables::Scope { env: &state.env, args, has_default: &given, shell: state.shell };
+            rules::variables::undefined(&mut self.found, instruction, &scope);
+        }
+        state.seen = seen;
     }
 
     /// What a stage begins with; `None` when it is not known yet.
@@ -199,9 +256,12 @@ impl<'a> Lowering<'a> {
             Base::Stage(parent) => self.done.get(parent).cloned().map(|mut state| {
                 state.cmd_set = false;
                 state.naming = Naming::default();
+                state.seen = state.seen.inherited();
+                state.base_args.extend(state.args.drain(..).map(|(name, _)| name));
                 state
             }),
             Base::Image(reference) => self.image(reference, &stage.platform, None).map(|(id, config)| {
+                self.check_platform(i, &config);
                 let mut state = State::of_image(Some(id), config.clone(), &stage.platform, shell);
                 state.base_image = Some(config);
                 state
@@ -223,33 +283,13 @@ impl<'a> Lowering<'a> {
         })
     }
 
-    /// An image as operation and configuration.
-    fn image(&mut self, reference: &str, platform: &Platform, name: Option<&str>) -> Option<(Id, ImageConfig)> {
-        let need = Need::Image { reference: reference.to_owned(), platform: platform.to_string() };
-        let Some(Fact::Image { digest, config }) = self.facts.get(&need) else {
-            self.needs.insert(need);
-            return None;
-        };
-        let pinned = match Reference::parse(reference) {
-            Ok(parsed) if parsed.digest.is_some() => reference.to_owned(),
-            _ => format!("{reference}@{digest}"),
-        };
-        let identifier = format!("docker-image://{pinned}");
-        let mut attrs = BTreeMap::new();
-        if !self.options.resolve_mode.is_empty() {
-            attrs.insert("image.resolvemode".to_owned(), self.options.resolve_mode.clone());
+    fn check_platform(&mut self, i: usize, config: &ImageConfig) {
+        let stage = &self.stages.list[i];
+        let Kind::From { image, .. } = &stage.from.kind else { return };
+        let actual = Platform::new(&config.os, &config.architecture, &config.variant);
+        if !self.guessing {
+            rules::stages::image(&mut self.found, image, &stage.base_name, &stage.platform, &actual);
         }
-        let shown = name.map_or_else(|| format!("FROM {pinned}"), |name| format!("[context {name}] {pinned}"));
-        let key = format!("{identifier} {platform}");
-        let known = self.sources.get(&key).copied();
-        let id = known.unwrap_or_else(|| {
-            let op = op::Op::Source(wire::SourceOp { identifier, attrs });
-            let mut draft = Draft::new(op, Vec::new(), &shown).on(platform);
-            draft.needs(&["source.image"]);
-            self.drafts.add(draft)
-        });
-        self.sources.insert(key, id);
-        Some((id, (**config).clone()))
     }
 
     /// The base image's own step gets its place among the stage's.
@@ -262,212 +302,6 @@ impl<'a> Lowering<'a> {
                 draft.describe("llb.customname", &state.naming.next(&text));
             } else {
                 state.naming.index += 1;
-            }
-        }
-    }
-
-    /// A named context as a tree and, if it is an image, its configuration.
-    fn named(
-        &mut self,
-        name: &str,
-        context: &NamedContext,
-        platform: &Platform,
-    ) -> Option<(Option<Id>, Option<ImageConfig>)> {
-        match context {
-            NamedContext::Image(reference) if reference == "scratch" => Some((None, None)),
-            NamedContext::Image(reference) => {
-                let normal = Reference::parse(reference).map(|r| r.or_latest().to_string());
-                let normal = normal.unwrap_or_else(|_| reference.clone());
-                let (id, config) = self.image(&normal, platform, Some(name))?;
-                Some((Some(id), Some(config)))
-            }
-            NamedContext::Layout { store, reference } => {
-                let need =
-                    Need::Layout { store: store.clone(), reference: reference.clone(), platform: platform.to_string() };
-                let Some(Fact::Image { digest, config }) = self.facts.get(&need) else {
-                    self.needs.insert(need);
-                    return None;
-                };
-                let familiar = Reference::parse(name).map(|r| r.repository());
-                let familiar = familiar.unwrap_or_else(|_| name.to_owned());
-                let attrs = BTreeMap::from([
-                    ("oci.session".to_owned(), self.options.session.clone()),
-                    ("oci.store".to_owned(), store.clone()),
-                ]);
-                let identifier = format!("oci-layout://{familiar}@{digest}");
-                let key = format!("{identifier} {platform}");
-                let known = self.sources.get(&key).copied();
-                let id = known.unwrap_or_else(|| {
-                    let op = op::Op::Source(wire::SourceOp { identifier, attrs });
-                    let mut draft =
-                        Draft::new(op, Vec::new(), &format!("[context {name}] OCI load from client")).on(platform);
-                    draft.needs(&["source.ocilayout"]);
-                    self.drafts.add(draft)
-                });
-                self.sources.insert(key, id);
-                Some((Some(id), Some((**config).clone())))
-            }
-            NamedContext::Input(input) => {
-                let Some(input) = self.options.inputs.get(input).cloned() else { return Some((None, None)) };
-                let config = input.config.map(|config| *config);
-                let id = input.graph.head.is_some().then(|| self.graft(&format!("input {name}"), &input.graph));
-                Some((id, config))
-            }
-            NamedContext::Local(directory) => self.local(name, directory).map(|id| (Some(id), None)),
-            NamedContext::Remote(url) => {
-                let shown = format!("[context {name}] {url}");
-                let Some(git) = GitUrl::parse(url) else {
-                    let attrs = BTreeMap::from([("http.filename".to_owned(), "context".to_owned())]);
-                    return Some((Some(self.source(url, attrs, &shown, &["source.http"])), None));
-                };
-                Some((Some(self.source(&git.identifier(), git.attributes(), &shown, &["source.git"])), None))
-            }
-        }
-    }
-
-    fn local(&mut self, name: &str, directory: &str) -> Option<Id> {
-        let need = Need::Ignore { context: directory.to_owned() };
-        let Some(Fact::Patterns(ignore)) = self.facts.get(&need) else {
-            self.needs.insert(need);
-            return None;
-        };
-        let mut attrs = BTreeMap::from([
-            ("local.session".to_owned(), self.options.session.clone()),
-            ("local.sharedkeyhint".to_owned(), format!("context:{name}")),
-        ]);
-        if !ignore.is_empty() {
-            attrs.insert("local.excludepatterns".to_owned(), super::json_list(ignore));
-        }
-        let shown = format!("[context {name}] load from client");
-        Some(self.source(&format!("local://{directory}"), attrs, &shown, &["source.local", "source.local.sessionid"]))
-    }
-
-    /// A source, once for each identifier and attributes.
-    pub fn source(&mut self, identifier: &str, attrs: BTreeMap<String, String>, name: &str, caps: &[&str]) -> Id {
-        let key = format!("{identifier} {attrs:?}");
-        if let Some(id) = self.sources.get(&key) {
-            return *id;
-        }
-        let op = op::Op::Source(wire::SourceOp { identifier: identifier.to_owned(), attrs });
-        let mut draft = Draft::new(op, Vec::new(), name);
-        draft.needs(caps);
-        let id = self.drafts.add(draft);
-        self.sources.insert(key, id);
-        id
-    }
-
-    /// A graph from elsewhere, once for each name.
-    fn graft(&mut self, name: &str, graph: &Arc<Graph>) -> Id {
-        if let Some(id) = self.sources.get(name) {
-            return *id;
-        }
-        let id = self.drafts.add(Draft::graft(graph.clone()));
-        self.sources.insert(name.to_owned(), id);
-        id
-    }
-
-    /// The main context.
-    pub fn context(&mut self) -> Id {
-        if let Some(graph) = &self.options.context {
-            return self.graft("main context", graph);
-        }
-        if let Some(id) = self.context {
-            return id;
-        }
-        let source = wire::SourceOp { identifier: "local://context".to_owned(), ..Default::default() };
-        let mut draft = Draft::new(op::Op::Source(source), Vec::new(), "[internal] load build context");
-        draft.needs(&["source.local", "source.local.sessionid", "source.local.sharedkeyhint"]);
-        let id = self.drafts.add(draft);
-        self.context = Some(id);
-        id
-    }
-
-    /// Notes that `path` (absolute, clean) of the main context is used.
-    pub fn take(&mut self, path: &str) {
-        self.taken.insert(path.to_owned());
-    }
-
-    fn finish_context(&mut self) {
-        let Some(id) = self.context else { return };
-        let mut attrs = BTreeMap::from([
-            ("local.session".to_owned(), self.options.session.clone()),
-            ("local.sharedkeyhint".to_owned(), "context".to_owned()),
-        ]);
-        let mut caps = Vec::new();
-        if !self.options.ignore.is_empty() {
-            attrs.insert("local.excludepatterns".to_owned(), super::json_list(&self.options.ignore));
-            caps.push("source.local.excludepatterns");
-        }
-        if !self.taken.contains("/") {
-            let paths: Vec<String> = self.taken.iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
-            attrs.insert("local.followpaths".to_owned(), super::json_list(&paths));
-            caps.push("source.local.followpaths");
-        }
-        if let Some(draft) = self.drafts.get(id) {
-            if let Some(op::Op::Source(source)) = &mut draft.op.op {
-                source.attrs = attrs;
-            }
-            draft.needs(&caps);
-        }
-    }
-
-    /// The tree that `--from` or `from=` names; `None` is the empty one.
-    pub fn tree(&mut self, name: &str, word: &Word, state: &State) -> Result<Option<Id>> {
-        if name.contains('$') {
-            let error = Diagnostic::error(
-                word.span,
-                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
-            );
-            return Err(error);
-        }
-        if let Some(i) = self.stages.earlier(self.current, name) {
-            return Ok(match self.done.get(&i) {
-                Some(state) => state.head,
-                // Its base is not known yet: anything stands for it, as this lowering is thrown away.
-                None => Some(self.context()),
-            });
-        }
-        if let Some(later) = self.stages.named(name).filter(|later| *later > self.current) {
-            let text = format!("cannot copy from stage \"{name}\", it needs to be defined before current stage");
-            let place = self.stages.list[later].from.lines.0;
-            return Err(Diagnostic::error(word.span, text).help(format!("it begins on line {place}")));
-        }
-        let platform = state.platform.clone();
-        let key = (name.to_owned(), platform.to_string());
-        if let Some(id) = self.images.get(&key) {
-            return Ok(*id);
-        }
-        let found = match stages::context(name, self.options) {
-            Some(context) => self.named(name, &context, &platform).map(|(id, _)| id),
-            None if name == "scratch" => Some(None),
-            None => {
-                let parsed = Reference::parse(name).map_err(|e| self.no_such(name, word, &e.to_string()))?;
-                self.image(&parsed.or_latest().to_string(), &platform, None).map(|(id, _)| Some(id))
-            }
-        };
-        // While it is not known yet, anything stands for it: the lowering is thrown away.
-        let id = found.unwrap_or_else(|| Some(self.context()));
-        self.images.insert(key, id);
-        Ok(id)
-    }
-
-    fn no_such(&self, name: &str, word: &Word, reason: &str) -> Diagnostic {
-        let names = self.stages.list.iter().map(|s| s.name.as_str()).filter(|n| !n.is_empty());
-        let error = Diagnostic::error(word.span, format!("`{name}` is no stage and no image: {reason}"));
-        match crate::diagnostic::nearest(name, names) {
-            Some(near) => error.help(format!("did you mean {near}?")),
-            None => error,
-        }
-    }
-
-    /// Asks for images of steps that can't be lowered yet.
-    fn foresee(&mut self, i: usize, instruction: &Instruction) {
-        for name in stages::froms(instruction) {
-            let known = self.stages.earlier(i, &name).or(self.stages.named(&name)).is_some()
-                || stages::context(&name, self.options).is_some();
-            if let (false, Ok(parsed)) = (known || name == "scratch" || name.contains('$'), Reference::parse(&name)) {
-                let platform = self.stages.list[i].platform.clone();
-                self.image(&parsed.or_latest().to_string(), &platform, None);
             }
         }
     }

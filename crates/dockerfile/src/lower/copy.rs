@@ -10,6 +10,7 @@ use super::state::State;
 use crate::ast::{Copy, Heredoc, Instruction, Word};
 use crate::diagnostic::Diagnostic;
 use crate::parse;
+use crate::rules;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
@@ -49,20 +50,16 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
         if parse::heredoc_word(&word.value, state.shell.escape).is_some() {
             continue;
         }
-        for source in state.words(word)? {
-            copies.push(one(lowering, state, copy, word, &source, &template)?);
-            shown.push(source);
-        }
+        // A source is one word, whatever blanks its variables hold; an empty one is the whole tree.
+        let source = state.word(word)?;
+        copies.push(one(lowering, state, copy, word, &source, &template)?);
+        shown.push(source);
     }
     for document in &copy.heredocs {
         let (from, name) = heredoc(lowering, state, document)?;
         let action = wire::FileActionCopy { src: format!("/{name}"), ..template.clone() };
         copies.push(One { from, action });
         shown.push(format!("<<{}", document.name));
-    }
-    if copies.is_empty() {
-        let error = Diagnostic::error(instruction.span, format!("{keyword} requires at least one source"));
-        return Err(error.help("a source's variables are all empty"));
     }
     let text = state.shown(&instruction.original);
     let name = state.naming.next(&text);
@@ -118,6 +115,7 @@ fn one(
     let from = match &copy.from {
         Some(name) => lowering.tree(&name.value, name, state)?,
         None => {
+            rules::instructions::ignored(&mut lowering.found, &lowering.ignore, copy.add, source, word.span);
             let taken = graph::pattern::clean(&format!("/{source}"));
             lowering.take(&taken);
             Some(lowering.context())

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use graph::{Edge, Graph, GraphBuilder, wire};
 use oci::Platform;
 
+use super::{Lines, Options};
+
 /// An operation of a [`Drafts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id(usize);
@@ -19,7 +21,7 @@ pub struct Draft {
     pub inputs: Vec<Id>,
     pub metadata: wire::OpMetadata,
     /// Lines in the Dockerfile, first and last.
-    pub lines: Option<(u32, u32)>,
+    pub lines: Option<Lines>,
     /// A graph from elsewhere that stands here instead of an operation.
     pub graft: Option<Arc<Graph>>,
 }
@@ -78,8 +80,8 @@ impl Drafts {
         self.0.get_mut(id.0)
     }
 
-    /// The graph below `head`, with source locations.
-    pub fn finish(self, head: Option<Id>, filename: &str, text: &str) -> Result<Graph, graph::Error> {
+    /// The graph below `head`, with source locations in the file `text`.
+    pub fn finish(self, head: Option<Id>, options: &Options, text: &str) -> Result<Graph, graph::Error> {
         let mut wanted = vec![false; self.0.len()];
         let mut open: Vec<Id> = head.into_iter().collect();
         while let Some(Id(i)) = open.pop() {
@@ -89,10 +91,17 @@ impl Drafts {
         }
         let mut builder = GraphBuilder::default();
         let mut made: BTreeMap<Id, Edge> = BTreeMap::new();
-        let mut locations = BTreeMap::new();
+        let info = wire::SourceInfo {
+            filename: options.filename.clone(),
+            data: text.as_bytes().to_vec(),
+            definition: options.definition.clone(),
+            language: "Dockerfile".to_owned(),
+        };
+        let mut source = wire::Source { infos: vec![info], ..wire::Source::default() };
         for (i, draft) in self.0.into_iter().enumerate().filter(|(i, _)| wanted[*i]) {
             if let Some(graph) = draft.graft {
                 made.extend(builder.graft(&graph)?.map(|head| (Id(i), head)));
+                source.join(graph.source.as_ref());
                 continue;
             }
             let mut op = draft.op;
@@ -101,24 +110,15 @@ impl Drafts {
             op.inputs = draft.inputs.iter().filter_map(input).collect();
             let digest = builder.add(op, draft.metadata)?;
             if let Some(lines) = draft.lines {
-                let place = locations.entry(digest.to_string()).or_insert_with(wire::Locations::default);
-                place.locations.push(location(lines));
+                // Of an operation that several instructions share, the first is told.
+                let place = source.locations.entry(digest.to_string()).or_default();
+                if place.locations.is_empty() {
+                    place.locations.push(wire::Location { source_index: 0, ranges: graph::ranges(lines) });
+                }
             }
             made.insert(Id(i), Edge { vertex: digest, output: 0 });
         }
-        let info = wire::SourceInfo {
-            filename: filename.to_owned(),
-            data: text.as_bytes().to_vec(),
-            definition: None,
-            language: "Dockerfile".to_owned(),
-        };
-        let source = wire::Source { locations, infos: vec![info] };
         let head = head.and_then(|id| made.get(&id).copied());
         Ok(builder.finish(head, Some(source)))
     }
-}
-
-fn location((first, last): (u32, u32)) -> wire::Location {
-    let at = |line: u32| Some(wire::Position { line: i32::try_from(line).unwrap_or(i32::MAX), character: 0 });
-    wire::Location { source_index: 0, ranges: vec![wire::Range { start: at(first), end: at(last) }] }
 }

@@ -4,20 +4,23 @@
 mod build;
 mod copy;
 mod draft;
+pub mod outline;
 mod run;
 mod scan;
 mod settings;
+mod sources;
 mod stages;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use graph::Graph;
+use graph::{Graph, wire};
 use oci::{Digest, ImageConfig, Platform};
 
 use crate::ast::File;
 use crate::diagnostic::Diagnostic;
+use crate::rules::{self, Found, Wish};
 
 /// Whose cache is not used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +92,8 @@ pub struct Options {
     pub ignore: Vec<String>,
     /// The Dockerfile's own name, for source locations.
     pub filename: String,
+    /// How the Dockerfile is got, for source locations.
+    pub definition: Option<wire::Definition>,
     /// `host`, `none`, or empty.
     pub network: String,
     /// `NAME=IP` lines.
@@ -107,6 +112,10 @@ pub struct Options {
     pub epoch: Option<i64>,
     /// Whether trees that are to be scanned for an SBOM are wanted.
     pub scan: bool,
+    /// Every stage is lowered, not only those that the target needs: the checks look at all.
+    pub all_stages: bool,
+    /// The client's wish of the checks, which goes before the file's (`skip=…;experimental=…;error=…`).
+    pub check: Option<String>,
 }
 
 impl Options {
@@ -126,6 +135,7 @@ impl Options {
             session: String::new(),
             ignore: Vec::new(),
             filename: "Dockerfile".into(),
+            definition: None,
             network: String::new(),
             add_hosts: Vec::new(),
             shm_size: 0,
@@ -135,6 +145,8 @@ impl Options {
             resolve_mode: String::new(),
             epoch: None,
             scan: false,
+            all_stages: false,
+            check: None,
         }
     }
 }
@@ -177,6 +189,8 @@ pub enum Fact {
     },
     /// To `Ignore`.
     Patterns(Vec<String>),
+    /// To anything that nobody can be asked: what is lowered is good for checks and nothing else.
+    Unknown,
 }
 
 /// A lowered Dockerfile.
@@ -193,6 +207,10 @@ pub struct Lowered {
     pub scanned: BTreeMap<String, Graph>,
     /// The target or a scanned stage does not use the cache.
     pub no_cache: bool,
+    /// What the build checks found, in the order of the file.
+    pub findings: Vec<Diagnostic>,
+    /// What a user may give to the target.
+    pub outline: outline::Outline,
 }
 
 /// How far lowering came.
@@ -201,20 +219,61 @@ pub enum Outcome {
     /// All was known.
     Done(Box<Lowered>),
     /// Learn these and lower again.
-    Needs(BTreeSet<Need>),
+    Needs {
+        /// What is to be learnt, and the lines that ask for it first.
+        needs: BTreeMap<Need, Lines>,
+        /// What the checks found so far: if something can't be learnt, this is all they will say.
+        findings: Vec<Diagnostic>,
+    },
 }
 
 use build::Lowering;
 
-/// Lowers `file`. Pure: the same arguments give the same outcome.
+/// Lowers `file`. Pure: the same arguments give the same outcome. A failure is told with what the checks found before it.
 pub fn lower(file: &File, options: &Options, facts: &BTreeMap<Need, Fact>) -> Result<Outcome, Vec<Diagnostic>> {
-    let stages = stages::Stages::read(file, options)?;
+    let wish = Wish::of(file, options.check.as_deref()).map_err(|error| vec![error])?;
+    let mut found = Found::default();
+    rules::file::whole(&mut found, file);
+    let made = made(file, options, facts, &mut found);
+    let mut findings = wish.settle(file, found.into_list());
+    match made {
+        Err(errors) => {
+            findings.extend(errors);
+            Err(findings)
+        }
+        Ok((None, needs)) => Ok(Outcome::Needs { needs, findings }),
+        Ok((Some(mut lowered), _)) => match wish.violation(&findings) {
+            Some(error) => {
+                findings.push(error);
+                Err(findings)
+            }
+            None => {
+                lowered.findings = findings;
+                Ok(Outcome::Done(Box::new(lowered)))
+            }
+        },
+    }
+}
+
+/// First and last line of an instruction.
+pub type Lines = (u32, u32);
+
+type Made = (Option<Lowered>, BTreeMap<Need, Lines>);
+
+fn made(
+    file: &File,
+    options: &Options,
+    facts: &BTreeMap<Need, Fact>,
+    found: &mut Found,
+) -> Result<Made, Vec<Diagnostic>> {
+    let stages = stages::Stages::read(file, options, found)?;
     let target = stages.target(options).map_err(|d| vec![d])?;
     let mut lowering = Lowering::new(&stages, options, facts);
-    match lowering.all(target, file)? {
-        Some(lowered) => Ok(Outcome::Done(Box::new(lowered))),
-        None => Ok(Outcome::Needs(lowering.needs)),
+    let lowered = lowering.all(target, file);
+    for finding in std::mem::take(&mut lowering.found).into_list() {
+        found.add(finding);
     }
+    Ok((lowered?, lowering.needs))
 }
 
 /// A list as Go's `encoding/json` writes it: `<`, `>` and `&` are escaped.

@@ -35,7 +35,7 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
     parts.mounts.push(Mounted { mount: wire::Mount { dest: "/".into(), ..Default::default() }, from: state.head });
     let (args, history, name) = command(lowering, state, instruction, run, &mut parts)?;
     for word in &run.mounts {
-        mount(lowering, state, word, &mut parts)?;
+        mount(lowering, state, instruction, word, &mut parts)?;
     }
     machine(&mut parts, lowering.options);
     let (mut exec, inputs) = encode(parts.mounts);
@@ -120,7 +120,13 @@ fn script(lowering: &mut Lowering<'_>, document: &Heredoc, parts: &mut Parts) ->
 }
 
 /// One `--mount`.
-fn mount(lowering: &mut Lowering<'_>, state: &State, word: &Word, parts: &mut Parts) -> Result<()> {
+fn mount(
+    lowering: &mut Lowering<'_>,
+    state: &State,
+    instruction: &Instruction,
+    word: &Word,
+    parts: &mut Parts,
+) -> Result<()> {
     let bad = |text: String| Diagnostic::error(word.span, text);
     let expand = |text: &str| {
         let expanded = state.word(&Word { value: text.to_owned(), span: word.span });
@@ -140,9 +146,14 @@ fn mount(lowering: &mut Lowering<'_>, state: &State, word: &Word, parts: &mut Pa
             parts.mounts.push(Mounted { mount: of(dest, MountType::Tmpfs, |m| m.tmpfs_opt = tmpfs), from: None });
             Ok(())
         }
-        MountKind::Secret => secret(&wanted, dest, parts).map_err(bad),
+        MountKind::Secret => {
+            let id = secret(&wanted, dest, parts).map_err(bad)?;
+            lowering.outlines.entry(lowering.current).or_default().secret(id, wanted.required, instruction);
+            Ok(())
+        }
         MountKind::Ssh => {
-            agent(&wanted, dest, parts);
+            let id = agent(&wanted, dest, parts);
+            lowering.outlines.entry(lowering.current).or_default().agent(id, wanted.required, instruction);
             Ok(())
         }
     }
@@ -250,7 +261,8 @@ fn permissions(drafts: &mut Drafts, wanted: &Mount) -> Id {
     drafts.add(draft)
 }
 
-fn secret(wanted: &Mount, dest: String, parts: &mut Parts) -> std::result::Result<(), String> {
+/// Returns its id.
+fn secret(wanted: &Mount, dest: String, parts: &mut Parts) -> std::result::Result<String, String> {
     let base = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let id = [wanted.id.clone(), wanted.source.clone(), base(&wanted.target)].into_iter().find(|i| !i.is_empty());
     let id = id.ok_or("a secret mount needs an id, a source or a target")?;
@@ -259,20 +271,21 @@ fn secret(wanted: &Mount, dest: String, parts: &mut Parts) -> std::result::Resul
         parts.caps.push("exec.secretenv");
         parts.secret_env.push(wire::SecretEnv { id: id.clone(), name: name.clone(), optional });
         if wanted.target.is_empty() {
-            return Ok(());
+            return Ok(id);
         }
     }
     parts.caps.push("exec.mount.secret");
     let dest = if dest.is_empty() { format!("/run/secrets/{}", base(&id)) } else { dest };
     let mode = wanted.mode.unwrap_or(0o400);
     let (uid, gid) = (wanted.uid.unwrap_or(0), wanted.gid.unwrap_or(0));
-    let secret_opt = Some(wire::SecretOpt { id, uid, gid, mode, optional });
+    let secret_opt = Some(wire::SecretOpt { id: id.clone(), uid, gid, mode, optional });
     let mount_type = MountType::Secret as i32;
     parts.last.push(wire::Mount { input: -1, dest, mount_type, secret_opt, ..Default::default() });
-    Ok(())
+    Ok(id)
 }
 
-fn agent(wanted: &Mount, dest: String, parts: &mut Parts) {
+/// Returns its id.
+fn agent(wanted: &Mount, dest: String, parts: &mut Parts) -> String {
     parts.caps.push("exec.mount.ssh");
     let n = parts.last.iter().filter(|m| m.ssh_opt.is_some()).count();
     let dest = if dest.is_empty() { format!("/run/buildkit/ssh_agent.{n}") } else { dest };
@@ -282,9 +295,10 @@ fn agent(wanted: &Mount, dest: String, parts: &mut Parts) {
     let id = if wanted.id.is_empty() { "default".to_owned() } else { wanted.id.clone() };
     let mode = wanted.mode.unwrap_or(0o600);
     let (uid, gid) = (wanted.uid.unwrap_or(0), wanted.gid.unwrap_or(0));
-    let ssh_opt = Some(wire::SshOpt { id, uid, gid, mode, optional: !wanted.required });
+    let ssh_opt = Some(wire::SshOpt { id: id.clone(), uid, gid, mode, optional: !wanted.required });
     let mount_type = MountType::Ssh as i32;
     parts.last.push(wire::Mount { input: -1, dest, mount_type, ssh_opt, ..Default::default() });
+    id
 }
 
 /// What the build asks for of every process.

@@ -7,9 +7,10 @@ use oci::{Platform, Reference};
 
 use super::{NamedContext, Options};
 use crate::ast::{File, Instruction, Kind, Word};
-use crate::diagnostic::{Diagnostic, nearest};
+use crate::diagnostic::{Diagnostic, nearest, suggestion};
 use crate::parse;
-use crate::words::Shell;
+use crate::rules::{self, Found};
+use crate::words::{self, Shell};
 
 /// What a stage begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,8 +31,11 @@ pub struct Stage<'a> {
     /// Lower-case name; empty when it has none.
     pub name: String,
     pub base: Base,
+    /// The base as FROM says it, expanded.
+    pub base_name: String,
     pub platform: Platform,
-    /// Whether FROM itself says a platform.
+    /// Global arguments that FROM names.
+    pub used: BTreeSet<String>,
     pub from: &'a Instruction,
     pub instructions: &'a [Instruction],
     /// Stages that COPY and mounts of it read, and its base.
@@ -54,12 +58,23 @@ pub struct Stages<'a> {
     pub list: Vec<Stage<'a>>,
     /// Values of global arguments, also the predefined ones.
     pub globals: BTreeMap<String, String>,
+    /// Global arguments as declared, in order.
+    pub arguments: Vec<Argument<'a>>,
     pub shell: Shell,
+}
+
+/// A global argument.
+pub struct Argument<'a> {
+    pub name: &'a str,
+    pub value: Option<String>,
+    pub from: &'a Instruction,
+    /// Arguments that its default names.
+    pub reads: BTreeSet<String>,
 }
 
 impl<'a> Stages<'a> {
     /// Reads the stages of a file.
-    pub fn read(file: &'a File, options: &Options) -> Result<Stages<'a>, Vec<Diagnostic>> {
+    pub fn read(file: &'a File, options: &Options, found: &mut Found) -> Result<Stages<'a>, Vec<Diagnostic>> {
         let shell = Shell::new(file.escape);
         let first = file.instructions.iter().position(|i| matches!(i.kind, Kind::From { .. }));
         let Some(first) = first else {
@@ -74,15 +89,16 @@ impl<'a> Stages<'a> {
         {
             globals.insert("TARGETSTAGE".to_owned(), name);
         }
-        globals_of(&file.instructions[..first], options, &shell, &mut globals)?;
-        let mut stages = Stages { list: Vec::new(), globals, shell };
+        let mut arguments = Vec::new();
+        globals_of(&file.instructions[..first], options, &shell, &mut globals, &mut arguments)?;
+        let mut stages = Stages { list: Vec::new(), globals, arguments, shell };
         let starts: Vec<usize> = (first..file.instructions.len())
             .filter(|i| matches!(file.instructions[*i].kind, Kind::From { .. }))
             .collect();
         for (n, start) in starts.iter().enumerate() {
             let end = starts.get(n + 1).copied().unwrap_or(file.instructions.len());
             let (from, body) = (&file.instructions[*start], &file.instructions[start + 1..end]);
-            let stage = stages.stage(from, body, options).map_err(|d| vec![d])?;
+            let stage = stages.stage(from, body, options, found).map_err(|d| vec![d])?;
             stages.list.push(stage);
         }
         for i in 0..stages.list.len() {
@@ -97,34 +113,71 @@ impl<'a> Stages<'a> {
         from: &'a Instruction,
         body: &'a [Instruction],
         options: &Options,
+        found: &mut Found,
     ) -> Result<Stage<'a>, Diagnostic> {
         let Kind::From { image, name, platform } = &from.kind else {
             return Err(Diagnostic::error(from.span, "expected FROM"));
         };
-        let expand = |word: &Word| {
-            let lookup = |name: &str| self.globals.get(name).cloned();
-            self.shell.word(&word.value, &lookup).map_err(|e| Diagnostic::error(word.span, e))
-        };
-        let base = expand(image)?;
+        let (base, named) = self.expand(image, found)?;
+        let mut used = named.used;
         if base.is_empty() {
             let text = format!("base name ({}) should not be blank", image.value);
             return Err(Diagnostic::error(image.span, text).help("give the argument a default, or pass --build-arg"));
         }
+        let name = name.as_ref().map(|n| n.value.to_ascii_lowercase()).unwrap_or_default();
         let platform = match platform {
-            Some(word) => {
-                let text = expand(word)?;
-                if text.is_empty() {
-                    options.platform.clone()
-                } else {
-                    Platform::parse(&text, &options.platform)
-                        .map_err(|e| Diagnostic::error(word.span, e.to_string()))?
-                }
-            }
+            Some(word) => self.platform(word, &name, options, found, &mut used)?,
             None => options.platform.clone(),
         };
-        let name = name.as_ref().map(|n| n.value.to_ascii_lowercase()).unwrap_or_default();
-        let base = self.base(&base, image, options)?;
-        Ok(Stage { name, base, platform, from, instructions: body, reads: BTreeSet::new() })
+        let made = self.base(&base, image, options)?;
+        // A named context goes before the stage that has its name.
+        let (made, instructions) = match context(&name, options).filter(|_| !name.is_empty()) {
+            Some(context) => (Base::Context(name.clone(), context), &body[..0]),
+            None => (made, body),
+        };
+        Ok(Stage { name, base: made, base_name: base, platform, used, from, instructions, reads: BTreeSet::new() })
+    }
+
+    /// A word of FROM, and the variables that it names.
+    fn expand(&self, word: &Word, found: &mut Found) -> Result<(String, words::Found), Diagnostic> {
+        let lookup = |name: &str| self.globals.get(name).cloned();
+        let expanded = self.shell.expand(&word.value, &lookup);
+        let (text, named) = expanded.map_err(|e| Diagnostic::error(word.span, e))?;
+        rules::stages::arguments(found, word, &named, &self.declared());
+        Ok((text, named))
+    }
+
+    /// Names of all global arguments.
+    fn declared(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.globals.keys().map(String::as_str).collect();
+        names.extend(self.arguments.iter().map(|argument| argument.name));
+        names
+    }
+
+    fn platform(
+        &self,
+        word: &Word,
+        stage: &str,
+        options: &Options,
+        found: &mut Found,
+        used: &mut BTreeSet<String>,
+    ) -> Result<Platform, Diagnostic> {
+        let (text, named) = self.expand(word, found)?;
+        let target = self.globals.get("TARGETPLATFORM").map(String::as_str).unwrap_or_default();
+        rules::stages::platform(found, word, &named, &text, target, stage);
+        let bad = |message: String| {
+            let declared = self.declared();
+            let near = named.unset.iter().find_map(|name| suggestion(name, declared.iter().copied()));
+            let hint = near.map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+            Diagnostic::error(word.span, format!("{message}{hint}"))
+        };
+        if text.is_empty() {
+            return Err(bad(format!("empty platform value from expression {}", word.value)));
+        }
+        let parsed = Platform::parse(&text, &options.platform);
+        let platform = parsed.map_err(|e| bad(format!("failed to parse platform {}: {e}", word.value)))?;
+        used.extend(named.used);
+        Ok(platform)
     }
 
     /// What a name after FROM means.
@@ -239,25 +292,30 @@ fn predefined(options: &Options) -> BTreeMap<String, String> {
     args
 }
 
-fn globals_of(
-    instructions: &[Instruction],
+fn globals_of<'a>(
+    instructions: &'a [Instruction],
     options: &Options,
     shell: &Shell,
     globals: &mut BTreeMap<String, String>,
+    arguments: &mut Vec<Argument<'a>>,
 ) -> Result<(), Vec<Diagnostic>> {
-    for (name, default) in instructions.iter().flat_map(args_of) {
-        let value = match (options.build_args.get(&name.value), default) {
-            (Some(value), _) => Some(value.clone()),
+    let all =
+        instructions.iter().flat_map(|from| args_of(from).iter().map(move |(name, default)| (from, name, default)));
+    for (from, name, default) in all {
+        let (value, reads) = match (options.build_args.get(&name.value), default) {
+            (Some(value), _) => (Some(value.clone()), BTreeSet::new()),
             (None, Some(default)) => {
                 let lookup = |name: &str| globals.get(name).cloned();
-                let made = shell.word(&default.value, &lookup);
-                Some(made.map_err(|e| vec![Diagnostic::error(default.span, e)])?)
+                let made = shell.expand(&default.value, &lookup);
+                let (value, named) = made.map_err(|e| vec![Diagnostic::error(default.span, e)])?;
+                (Some(value), named.used)
             }
-            (None, None) => None,
+            (None, None) => (None, BTreeSet::new()),
         };
-        if let Some(value) = value {
-            globals.insert(name.value.clone(), value);
+        if let Some(value) = &value {
+            globals.insert(name.value.clone(), value.clone());
         }
+        arguments.push(Argument { name: &name.value, value, from, reads });
     }
     // The platforms can be said by the client too.
     for name in globals.keys().cloned().collect::<Vec<_>>() {

@@ -7,6 +7,7 @@ use oci::{ContainerConfig, History, ImageConfig};
 use super::draft::{Draft, Drafts, Id};
 use crate::ast::Instruction;
 use crate::diagnostic::Diagnostic;
+use crate::rules::instructions::Seen;
 use crate::words::Shell;
 
 /// PATH where an image has none.
@@ -27,11 +28,17 @@ pub struct State {
     pub platform: Platform,
     /// Declared arguments with their values.
     pub args: Vec<(String, Option<String>)>,
+    /// Names of arguments that the stages before have declared.
+    pub base_args: Vec<String>,
     pub cmd_set: bool,
     pub naming: Naming,
     pub no_cache: bool,
     pub epoch: Option<String>,
     pub shell: Shell,
+    /// What stood in the stage before, for checks.
+    pub seen: Seen,
+    /// Nothing is known of the base image: any variable may be its.
+    pub unknown: bool,
 }
 
 /// How the steps of a stage are named.
@@ -95,11 +102,14 @@ impl State {
             base_image: None,
             platform: platform.clone(),
             args: Vec::new(),
+            base_args: Vec::new(),
             cmd_set: false,
             naming: Naming::default(),
             no_cache: false,
             epoch: None,
             shell,
+            seen: Seen::default(),
+            unknown: false,
         }
     }
 

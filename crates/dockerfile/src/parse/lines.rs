@@ -64,7 +64,8 @@ impl<'a> Lines<'a> {
         Some((rest[..length].trim_end_matches(['\n', '\r']), start))
     }
 
-    /// The next logical line, with comments collected on the way. Empty lines forget comments.
+    /// The next logical line, with comments collected on the way. An empty comment forgets those before it (empty lines
+    /// don't: BuildKit's rule).
     pub fn logical(&mut self, comments: &mut Vec<Word>, empty_inside: &mut Vec<Span>) -> Option<Logical> {
         loop {
             let (line, start) = self.physical()?;
@@ -72,13 +73,16 @@ impl<'a> Lines<'a> {
             if let Some(comment) = trimmed.strip_prefix('#') {
                 let at = start + line.len() - comment.len();
                 let span = Span::new(at, at + comment.len());
-                comments.push(Word { value: comment.trim().to_owned(), span });
+                if comment.trim().is_empty() {
+                    comments.clear();
+                } else {
+                    comments.push(Word { value: comment.trim().to_owned(), span });
+                }
                 continue;
             }
             let at = start + line.len() - trimmed.len();
             let (head, more) = self.continued(trimmed);
             if head.trim().is_empty() && !more {
-                comments.clear();
                 continue;
             }
             let mut logical = Logical::default();

@@ -34,21 +34,8 @@ pub const KEYWORDS: [&str; 18] = [
     "WORKDIR",
 ];
 
-/// What a parse gives beside the tree, for checks.
-#[derive(Clone, Debug, Default)]
-pub struct Notes {
-    /// Empty lines inside continued instructions.
-    pub empty_continuations: Vec<Span>,
-}
-
 /// Parses a Dockerfile. Bytes that are no UTF-8 are replaced, and said.
 pub fn parse(bytes: &[u8]) -> (File, Vec<Diagnostic>) {
-    let (file, _, diagnostics) = parse_with_notes(bytes);
-    (file, diagnostics)
-}
-
-/// Parses a Dockerfile, with notes for checks.
-pub fn parse_with_notes(bytes: &[u8]) -> (File, Notes, Vec<Diagnostic>) {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut errors = Vec::new();
     let text = String::from_utf8_lossy(bytes).into_owned();
@@ -63,11 +50,12 @@ pub fn parse_with_notes(bytes: &[u8]) -> (File, Notes, Vec<Diagnostic>) {
     };
     let index = LineIndex::new(&text);
     let mut file = File { directives, escape, ..File::default() };
-    let mut notes = Notes::default();
     let mut lines = Lines::new(&text, escape);
     let mut comments: Vec<Word> = Vec::new();
-    while let Some(line) = lines.logical(&mut comments, &mut notes.empty_continuations) {
-        let comments = std::mem::take(&mut comments);
+    while let Some(line) = lines.logical(&mut comments, &mut file.empty_continuations) {
+        let mut comments = std::mem::take(&mut comments);
+        // Directives look like comments and are none.
+        comments.retain(|comment| !file.directives.iter().any(|d| comment.span.holds(d.value.span)));
         let mut parsed = instruction(&line, &mut lines, comments, &mut errors);
         let end = text[..lines.at().min(text.len())].trim_end().len();
         parsed.span.end = parsed.span.end.max(u32::try_from(end).unwrap_or(u32::MAX));
@@ -81,7 +69,7 @@ pub fn parse_with_notes(bytes: &[u8]) -> (File, Notes, Vec<Diagnostic>) {
         );
     }
     file.text = text;
-    (file, notes, errors)
+    (file, errors)
 }
 
 /// Parses the trigger of an ONBUILD that is stored in an image.

@@ -100,6 +100,9 @@ pub fn mount(text: &str, expand: &dyn Fn(&str) -> Result<String, String>) -> Res
             ("required", value) => mount.required = boolean(key, value)?,
             (_, None) => return Err(format!("invalid field '{key}' must be a key=value pair")),
             ("type", Some(_)) => {}
+            ("from", Some(v)) if v.contains('$') => {
+                return Err("'from' doesn't support variable expansion, define alias stage instead".into());
+            }
             ("from", Some(v)) => mount.from = Some(v.to_owned()),
             ("source" | "src", Some(v)) => mount.source = v.to_owned(),
             ("target" | "dst" | "destination", Some(v)) => mount.target = v.to_owned(),

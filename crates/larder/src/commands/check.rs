@@ -33,7 +33,7 @@ pub fn file(path: &Path, json: bool) -> Result<(), Failure> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let ignore = ignore(format!("{name}.dockerignore")).or_else(|| ignore(".dockerignore".to_owned()));
     let ignore = dockerfile::ignore::patterns(&ignore.unwrap_or_default());
-    let found = dockerfile::rules::check(&bytes, &ignore);
+    let found = dockerfile::check(&bytes, &ignore);
     let is_error = found.iter().any(dockerfile::Diagnostic::is_error);
     if json {
         println!("{}", serde_json::to_string_pretty(&found).map_err(Failure::failed)?);

@@ -29,11 +29,15 @@ pub enum Error {
     NoGit { source: std::io::Error },
     #[error("can't {doing} {remote}: {reason}")]
     Failed { doing: &'static str, remote: String, reason: String },
-    #[error("{remote} has no branch, tag or reference `{reference}`: check its name, or name a whole commit")]
+    #[error(
+        "repository does not contain ref {reference}: check the name of the branch or tag in {remote}, or name a whole commit"
+    )]
     NoReference { remote: String, reference: String },
     #[error("{remote} does not say which branch is its default: name one with #BRANCH")]
     NoDefaultBranch { remote: String },
-    #[error("{remote} is at {found}, but {expected} is expected: the reference moved, or the checksum is wrong")]
+    #[error(
+        "expected checksum to match {expected}, got {found}: the reference of {remote} moved, or the checksum is wrong"
+    )]
     Checksum { remote: String, expected: String, found: String },
     #[error("{remote} has no commit {commit} to give: check that it was pushed and is part of a branch or tag")]
     NoCommit { remote: String, commit: String },

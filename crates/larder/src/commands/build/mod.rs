@@ -57,8 +57,11 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
 fn failure(error: &Error) -> Failure {
     match error {
         Error::Dockerfile(faulty) => {
-            Failure { code: 2, text: report::dockerfile(&faulty.filename, &faulty.text, &faulty.diagnostics) }
+            let file = &faulty.place.file;
+            let text = String::from_utf8_lossy(&file.data);
+            Failure { code: 2, text: report::dockerfile(&file.filename, &text, &faulty.diagnostics) }
         }
+        Error::Placed { place, error } => Failure { code: 1, text: report::at(&error.to_string(), place) },
         Error::Missed(misses) => {
             let mut text = String::from("error: these steps had to run, and --fail-on-miss forbids it:\n");
             for (name, cause) in misses {
@@ -67,7 +70,7 @@ fn failure(error: &Error) -> Failure {
             Failure { code: 3, text }
         }
         Error::Step { name, error, place: Some(place), .. } => {
-            Failure { code: 1, text: report::step(name, error, place) }
+            Failure { code: 1, text: report::at(&format!("{name}: {error}"), place) }
         }
         error => Failure::failed(error),
     }
