@@ -314,12 +314,12 @@ fn what_is_refused() {
     let url = server.url("app");
     let absent = "0123456789012345678901234567890123456789";
     for (line, expected) in [
-        (format!("ADD {url}#nope /"), "has no branch, tag or reference `nope`"),
+        (format!("ADD {url}#nope /"), "repository does not contain ref nope"),
         (format!("ADD {url}#{absent} /"), absent),
         (format!("ADD {url}#trunk:nothing /"), "the folder `nothing` of"),
         (format!("ADD {url}#trunk:out/etc /"), "the folder `out/etc` of"),
-        (format!("ADD --checksum={absent} {url} /"), "is expected"),
-        (format!("ADD --checksum={absent} {url}#{commit} /"), "is expected"),
+        (format!("ADD --checksum={absent} {url} /"), "expected checksum to match"),
+        (format!("ADD --checksum={absent} {url}#{commit} /"), "expected checksum to match"),
         (format!("ADD {}#x /", server.url("none")), "can't ask"),
         (format!("ADD {url}#--upload-pack=x /"), "can't be the name of a git reference"),
     ] {

@@ -74,7 +74,7 @@ impl Wanted {
                 "git.mountsshsock" => wanted.ssh.clone_from(value),
                 "git.knownsshhosts" => wanted.known_hosts.clone_from(value),
                 "git.checksum" if !value.is_empty() && !value.bytes().all(|b| b.is_ascii_hexdigit()) => {
-                    return Err(bad(name, value, "expected a commit in hex digits"));
+                    return Err(bad(name, value, "invalid checksum, expected hex commit hash"));
                 }
                 "git.checksum" => wanted.checksum = value.to_ascii_lowercase(),
                 "git.mtime" if !matches!(value.as_str(), "" | "checkout" | "commit") => {
