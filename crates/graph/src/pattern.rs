@@ -281,10 +281,10 @@ fn run(tokens: &[Token], path: &str) -> bool {
             match token {
                 Token::Text(wanted) if *wanted == c => enter(&mut next, tokens, i + 1),
                 Token::One if c != '/' => enter(&mut next, tokens, i + 1),
-                Token::Class { not, ranges } if c != '/' => {
-                    if ranges.iter().any(|(low, high)| (low..=high).contains(&&c)) != *not {
-                        enter(&mut next, tokens, i + 1);
-                    }
+                Token::Class { not, ranges }
+                    if c != '/' && ranges.iter().any(|(low, high)| (low..=high).contains(&&c)) != *not =>
+                {
+                    enter(&mut next, tokens, i + 1)
                 }
                 Token::Star if c != '/' => enter(&mut next, tokens, i),
                 Token::Any => enter(&mut next, tokens, i),

@@ -16,11 +16,9 @@ pub fn parts(found: &mut Found, file: &File) {
     }
     for instruction in &file.instructions {
         match &instruction.kind {
-            Kind::From { name, .. } => {
-                if let Some(name) = name {
-                    named(found, instruction, name);
-                    described(found, instruction, "FROM", &[name.value.to_lowercase()]);
-                }
+            Kind::From { name: Some(name), .. } => {
+                named(found, instruction, name);
+                described(found, instruction, "FROM", &[name.value.to_lowercase()]);
             }
             Kind::Arg(list) => {
                 let names: Vec<String> = list.iter().map(|(name, _)| name.value.clone()).collect();
