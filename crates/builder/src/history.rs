@@ -110,6 +110,36 @@ pub(crate) fn statements(store: &Store) -> Result<BTreeMap<Digest, Digest>, Erro
     Ok(all)
 }
 
+/// Why kept builds can't be shown.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum KeptError {
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("what was kept of build {id} can't be read: {reason}")]
+    Unreadable { id: String, reason: String },
+}
+
+/// All kept builds, newest first.
+pub fn builds(store: &Store) -> Result<Vec<Summary>, KeptError> {
+    let read = |entry: HistoryEntry| {
+        let summary = serde_json::from_slice(&entry.summary);
+        summary.map_err(|e| KeptError::Unreadable { id: entry.id, reason: e.to_string() })
+    };
+    store.history().list()?.into_iter().map(read).collect()
+}
+
+/// The events of a kept build.
+pub fn events(store: &Store, id: &str) -> Result<Vec<Event>, KeptError> {
+    let file = std::io::BufReader::new(store.history().events(id)?);
+    let unreadable = |reason: String| KeptError::Unreadable { id: id.to_owned(), reason };
+    let read = |line: std::io::Result<String>| {
+        let line = line.map_err(|e| unreadable(e.to_string()))?;
+        serde_json::from_str(&line).map_err(|e| unreadable(e.to_string()))
+    };
+    std::io::BufRead::lines(file).map(read).collect()
+}
+
 /// Writes the history of one build while it goes on.
 #[derive(Clone)]
 pub(crate) struct Keeper(Arc<Mutex<Kept>>);

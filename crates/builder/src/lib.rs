@@ -12,6 +12,7 @@ pub mod event;
 pub mod exporters;
 pub mod frontends;
 pub mod history;
+pub mod images;
 pub mod live;
 pub mod ops;
 pub mod session;

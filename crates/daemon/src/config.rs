@@ -31,8 +31,22 @@ pub struct Config {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Grpc {
-    /// `unix:///path` or `tcp://host:port`.
+    /// `unix:///path`, `tcp://host:port` or `fd://`.
     pub address: Vec<String>,
+    /// Certificates for TCP.
+    pub tls: Tls,
+}
+
+/// `[grpc.tls]`
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct Tls {
+    /// The daemon's certificate.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// Authority of the clients' certificates.
+    pub ca: Option<PathBuf>,
 }
 
 /// `[context]`

@@ -1,6 +1,7 @@
 //! The daemon: BuildKit's API over gRPC, for `docker buildx` and whatever else speaks it.
 //! It translates and remembers who is connected; what a build is, it leaves to `builder`.
 
+pub mod address;
 mod bridge;
 pub mod client;
 mod collector;
@@ -10,10 +11,12 @@ mod control;
 mod history;
 mod jobs;
 mod listen;
+pub mod questions;
 mod refusal;
 mod session;
 mod stat;
-mod usage;
+mod transfer;
+pub mod usage;
 mod workers;
 
 use std::collections::BTreeMap;
@@ -21,7 +24,8 @@ use std::sync::Arc;
 
 use builder::Engine;
 
-pub use listen::{Address, Error, serve};
+pub use address::Address;
+pub use listen::{Door, Error, Guard, serve};
 
 /// What all connections share.
 #[derive(Clone)]

@@ -1,10 +1,87 @@
 //! Builder's errors as BuildKit's clients show them: with the failed step, and the lines of the Dockerfile it stands on.
 
 use builder::Error;
+use builder::build::{Faulty, Misses};
+use dockerfile::Diagnostic;
+use graph::wire::SourceInfo;
+use oci::Digest;
 use prost::Message;
 use proto::pb;
-use proto::refusal::{Detail, status};
+use proto::refusal::{Detail, own, status};
+use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
+
+/// An error as larder's own command gets it: it then says what it says without a daemon. Where it stands is told to every
+/// client, and not here.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Told {
+    /// The Dockerfile can't be built.
+    Dockerfile {
+        /// The client's name of the file.
+        filename: String,
+        /// Its text.
+        text: String,
+        /// What is wrong.
+        diagnostics: Vec<Diagnostic>,
+        /// It can't even be read.
+        parsing: bool,
+    },
+    /// Something else is wrong at a place.
+    Placed {
+        /// What.
+        error: String,
+    },
+    /// Steps had to run.
+    Missed(Misses),
+    /// A step failed.
+    Step {
+        /// The step.
+        step: Digest,
+        /// Its name for people.
+        name: String,
+        /// What went wrong.
+        error: String,
+    },
+}
+
+impl Told {
+    fn of(error: &Error) -> Option<Told> {
+        Some(match error {
+            Error::Dockerfile(faulty) => Told::Dockerfile {
+                filename: faulty.place.file.filename.clone(),
+                text: String::from_utf8_lossy(&faulty.place.file.data).into_owned(),
+                diagnostics: faulty.diagnostics.clone(),
+                parsing: faulty.parsing,
+            },
+            Error::Placed { error, .. } => Told::Placed { error: error.to_string() },
+            Error::Missed(misses) => Told::Missed(misses.clone()),
+            Error::Step { step, name, error, .. } => {
+                Told::Step { step: *step, name: name.clone(), error: error.clone() }
+            }
+            _ => return None,
+        })
+    }
+
+    /// The error that a status tells of, if it does.
+    pub fn read(status: &Status) -> Option<Error> {
+        let place = place(status);
+        Some(match serde_json::from_value(own(status)?).ok()? {
+            Told::Dockerfile { filename, text, diagnostics, parsing } => {
+                let file = SourceInfo { filename, data: text.into_bytes(), ..SourceInfo::default() };
+                let place = place.unwrap_or_else(|| graph::Place::new(file, None));
+                Error::Dockerfile(Box::new(Faulty { place, diagnostics, parsing }))
+            }
+            Told::Placed { error } => Error::Placed { place: Box::new(place?), error: Box::new(Error::Request(error)) },
+            Told::Missed(misses) => Error::Missed(misses),
+            Told::Step { step, name, error } => Error::Step { step, name, error, place: place.map(Box::new) },
+        })
+    }
+
+    fn detail(&self) -> Option<Detail> {
+        serde_json::to_value(self).ok().map(Detail::Own)
+    }
+}
 
 /// The status of a failed build.
 #[track_caller]
@@ -14,6 +91,7 @@ pub fn of(error: &Error) -> Status {
     if code != Code::Cancelled {
         details.push(Detail::Stack { file: caller.file(), line: caller.line() });
     }
+    details.extend(Told::of(error).and_then(|told| told.detail()));
     let text = match error {
         Error::Step { error, .. } => error.clone(),
         Error::Missed(misses) => {
@@ -51,4 +129,12 @@ fn source(place: &graph::Place) -> Option<Detail> {
     let info = pb::SourceInfo::decode(place.file.encode_to_vec().as_slice()).ok()?;
     let ranges = place.ranges.iter().map(|range| pb::Range::decode(range.encode_to_vec().as_slice()));
     Some(Detail::Source { info, ranges: ranges.collect::<Result<_, _>>().ok()? })
+}
+
+/// The same, read back.
+fn place(status: &Status) -> Option<graph::Place> {
+    let (info, ranges) = proto::refusal::place(status)?;
+    let file = SourceInfo::decode(info.encode_to_vec().as_slice()).ok()?;
+    let ranges = ranges.iter().map(|range| graph::wire::Range::decode(range.encode_to_vec().as_slice()));
+    Some(graph::Place { file, ranges: ranges.collect::<Result<_, _>>().ok()? })
 }

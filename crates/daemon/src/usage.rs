@@ -16,12 +16,16 @@ fn filter(texts: &[String]) -> Result<Filter, Status> {
     Filter::parse(texts).map_err(|e| Status::invalid_argument(e.to_string()))
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
+/// Does what blocks where it may.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Status> + Send + 'static,
 ) -> Result<T, Status> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|_| Status::internal("a thread that looked at the store ended early"))?;
-    done.map_err(|e| Status::internal(e.to_string()))
+    done.map_err(|_| Status::internal("a thread that looked at the store ended early"))?
+}
+
+fn failed(error: store::Error) -> Status {
+    Status::internal(error.to_string())
 }
 
 fn record(usage: &lifecycle::UsageRecord) -> UsageRecord {
@@ -42,26 +46,27 @@ fn record(usage: &lifecycle::UsageRecord) -> UsageRecord {
 }
 
 /// What the store holds.
-pub async fn list(store: &Store, request: DiskUsageRequest) -> Result<DiskUsageResponse, Status> {
+pub fn list(store: &Store, request: &DiskUsageRequest) -> Result<DiskUsageResponse, Status> {
     let filter = filter(&request.filter)?;
-    let store = store.clone();
     let oldest = u64::try_from(request.age_limit / 1_000_000).unwrap_or(0);
-    let inventory = blocking(move || Inventory::take(&store)).await?;
+    let inventory = Inventory::take(store).map_err(failed)?;
     let now = builder::event::now_millis();
     let old = |u: &&lifecycle::UsageRecord| now.saturating_sub(u.last_used.unwrap_or(u.created)) >= oldest;
     let record = inventory.usage().filter(|u| filter.matches(u)).filter(old).map(record).collect();
     Ok(DiskUsageResponse { record })
 }
 
-/// Removes what the request names and nobody needs. `idle`: whether no build is under way.
-pub async fn prune(
+/// Removes what the request names and nobody needs. `asker` is told to whoever misses it later; `idle`: whether no build
+/// is under way.
+pub fn prune(
     store: &Store,
-    request: PruneRequest,
-    idle: impl Fn() -> bool + Send + 'static,
+    request: &PruneRequest,
+    asker: &str,
+    idle: impl Fn() -> bool,
 ) -> Result<Vec<UsageRecord>, Status> {
     let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
     let rule = Rule {
-        name: "prune".to_owned(),
+        name: asker.to_owned(),
         filter: filter(&request.filter)?,
         all: request.all,
         keep_duration: bytes(request.keep_duration / 1_000_000),
@@ -69,16 +74,12 @@ pub async fn prune(
         max_used_space: bytes(request.max_used_space),
         min_free_space: bytes(request.min_free_space),
     };
-    let store = store.clone();
-    let swept = blocking(move || {
-        let mut inventory = Inventory::take(&store)?;
-        if idle() {
-            inventory.settle();
-        }
-        let plan = lifecycle::plan(&inventory, &Policy::asked("prune", rule), builder::event::now_millis());
-        let swept = lifecycle::sweep(&store, plan)?;
-        store.flush()?;
-        Ok(swept)
-    });
-    Ok(swept.await?.gone.iter().map(|gone| record(&gone.usage)).collect())
+    let mut inventory = Inventory::take(store).map_err(failed)?;
+    if idle() {
+        inventory.settle();
+    }
+    let plan = lifecycle::plan(&inventory, &Policy::asked(asker, rule), builder::event::now_millis());
+    let swept = lifecycle::sweep(store, plan).map_err(failed)?;
+    store.flush().map_err(failed)?;
+    Ok(swept.gone.iter().map(|gone| record(&gone.usage)).collect())
 }

@@ -7,6 +7,8 @@ mod client;
 mod commands;
 mod progress;
 mod report;
+mod syscall;
+mod systemd;
 mod time;
 
 use std::process::ExitCode;

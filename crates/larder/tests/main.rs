@@ -25,5 +25,6 @@ mod platforms;
 mod registries;
 mod registry;
 mod rootless;
+mod served;
 mod ssh;
 mod steps;

@@ -31,11 +31,22 @@ pub enum Detail {
     FrontendCap(String),
     /// A frontend was asked a question that it does not know (`requestid`).
     Subrequest(String),
+    /// What larder's own command is told beyond that; other clients pass over it.
+    Own(Value),
 }
+
+/// The type of [`Detail::Own`].
+const OWN: &str = "larder.v1.Told+json";
 
 impl Detail {
     fn any(&self) -> bollard_buildkit_proto::google::protobuf::Any {
         let (name, value) = match self {
+            Detail::Own(value) => {
+                return bollard_buildkit_proto::google::protobuf::Any {
+                    type_url: OWN.to_owned(),
+                    value: value.to_string().into_bytes(),
+                };
+            }
             Detail::Vertex(digest) => ("errdefs.Vertex", json!({ "digest": digest })),
             Detail::Source { info, ranges } => {
                 let ranges: Vec<_> = ranges.iter().map(range).collect();
@@ -88,6 +99,22 @@ fn range(range: &pb::Range) -> Value {
     json!({ "start": position(&range.start), "end": position(&range.end) })
 }
 
+/// Where in the client's file a status' cause stands: its first [`Detail::Source`].
+pub fn place(status: &Status) -> Option<(pb::SourceInfo, Vec<pb::Range>)> {
+    let whole = whole(status);
+    let detail = whole.details.iter().find(|detail| detail.type_url.ends_with("errdefs.Source+json"))?;
+    let value: Value = serde_json::from_slice(&detail.value).ok()?;
+    let text = |key: &str| value["info"][key].as_str().unwrap_or_default().to_owned();
+    let data = base64::engine::general_purpose::STANDARD.decode(text("data")).ok()?;
+    let info = pb::SourceInfo { filename: text("filename"), data, definition: None, language: text("language") };
+    let number = |value: &Value| value.as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(0);
+    let position =
+        |value: &Value| pb::Position { line: number(&value["line"]), character: number(&value["character"]) };
+    let range =
+        |value: &Value| pb::Range { start: Some(position(&value["start"])), end: Some(position(&value["end"])) };
+    Some((info, value["ranges"].as_array()?.iter().map(range).collect()))
+}
+
 /// A status with details.
 pub fn status(code: Code, message: &str, details: &[Detail]) -> Status {
     let details = details.iter().map(Detail::any).collect();
@@ -101,6 +128,13 @@ pub fn whole(status: &Status) -> rpc::Status {
     // The details of a status are the whole message again.
     let carried = rpc::Status::decode(status.details()).ok().filter(|carried| !carried.details.is_empty());
     carried.map_or(bare.clone(), |carried| rpc::Status { details: carried.details, ..bare })
+}
+
+/// The value of a status' [`Detail::Own`], if it has one.
+pub fn own(status: &Status) -> Option<Value> {
+    let whole = whole(status);
+    let detail = whole.details.iter().find(|detail| detail.type_url == OWN)?;
+    serde_json::from_slice(&detail.value).ok()
 }
 
 /// The status that a message carries, such as `Return`'s error, for a client again.

@@ -14,6 +14,7 @@ use proto::control::{
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use crate::client::USER_AGENT;
 use crate::session::value;
 use crate::{Daemon, history, usage, workers};
 
@@ -31,14 +32,19 @@ fn timed<T>(message: T) -> Response<T> {
 #[async_trait]
 impl Control for Daemon {
     async fn disk_usage(&self, request: Request<DiskUsageRequest>) -> Result<Response<DiskUsageResponse>, Status> {
-        Ok(Response::new(usage::list(&self.engine.store, request.into_inner()).await?))
+        let (store, request) = (self.engine.store.clone(), request.into_inner());
+        Ok(Response::new(usage::blocking(move || usage::list(&store, &request)).await?))
     }
 
     type PruneStream = Items<UsageRecord>;
 
     async fn prune(&self, request: Request<PruneRequest>) -> Result<Response<Self::PruneStream>, Status> {
+        let is_ours = value(request.metadata(), "user-agent").starts_with(USER_AGENT);
+        let asker = if is_ours { "larder prune" } else { "prune" };
         let jobs = self.jobs.clone();
-        let gone = usage::prune(&self.engine.store, request.into_inner(), move || jobs.active().is_empty()).await?;
+        let idle = move || jobs.active().is_empty();
+        let (store, request) = (self.engine.store.clone(), request.into_inner());
+        let gone = usage::blocking(move || usage::prune(&store, &request, asker, idle)).await?;
         Ok(Response::new(stream::iter(gone.into_iter().map(Ok)).boxed()))
     }
 

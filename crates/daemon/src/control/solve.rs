@@ -113,15 +113,19 @@ fn wanted(request: &SolveRequest) -> Result<Request, Status> {
     for (name, definition) in &request.frontend_inputs {
         inputs.insert(name.clone(), Arc::new(bridge::solve::decode(Some(definition))?));
     }
+    let mut attributes: BTreeMap<String, String> = request.frontend_attrs.clone().into_iter().collect();
+    // larder's own: BuildKit has no such question.
+    let fail_on_miss = attributes.remove("fail-on-miss");
+    let stages = |list: String| list.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect();
     Ok(Request {
         id: request.r#ref.clone(),
         frontend: request.frontend.clone(),
         inputs,
-        attributes: request.frontend_attrs.clone().into_iter().collect(),
+        attributes,
         outputs,
         cache_from: if request.internal { Vec::new() } else { cache_from(request) },
         cache_to: request.cache.iter().filter(|_| !request.internal).flat_map(|c| &c.exports).map(cache).collect(),
-        fail_on_miss: None,
+        fail_on_miss: fail_on_miss.map(stages),
         entitlements: request.entitlements.clone(),
         internal: request.internal,
         traceparent: String::new(),

@@ -2,7 +2,7 @@
 //! A match by size and time is never trusted for a file that may have changed since it was read (git's racy entries).
 
 mod content;
-mod receive;
+pub mod receive;
 
 use std::path::Path;
 use std::sync::Arc;

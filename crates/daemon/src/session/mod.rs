@@ -3,10 +3,11 @@
 
 mod agent;
 mod content;
-mod mirror;
+pub mod mirror;
+pub mod nearby;
 mod port;
 mod send;
-mod tunnel;
+pub mod tunnel;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -37,6 +38,8 @@ pub struct Client {
     pub shared_key: String,
     /// Files that look unchanged are asked for and compared as well (`[context] verify = "content"`).
     pub verify: bool,
+    /// Its directories, when they can be read where they are.
+    pub nearby: Option<nearby::Nearby>,
     /// `/package.Service/Method` in lower case.
     methods: HashSet<String>,
     channel: Channel,
@@ -101,6 +104,7 @@ impl Sessions {
             return Err(Status::invalid_argument("a session without x-docker-expose-session-uuid"));
         }
         let shared_key = text("x-docker-expose-session-sharedkey");
+        let nearby = nearby::Nearby::of(&text(nearby::HEADER), request.extensions());
         let methods = request.metadata().get_all("x-docker-expose-session-grpc-method");
         let methods = methods.iter().filter_map(|m| m.to_str().ok()).map(str::to_lowercase).collect();
         let mut clients = self.0.lock();
@@ -109,10 +113,8 @@ impl Sessions {
         }
         let connected = Connected { table: self.0.clone(), id: id.clone() };
         let (channel, outgoing) = tunnel::open(request.into_inner(), connected);
-        clients.insert(
-            id.clone(),
-            Arc::new(Client { shared_key, verify: self.0.verify, methods, channel: channel.clone() }),
-        );
+        let client = Client { shared_key, verify: self.0.verify, nearby, methods, channel: channel.clone() };
+        clients.insert(id.clone(), Arc::new(client));
         drop(clients);
         tokio::spawn(watch(Arc::downgrade(&self.0), id, channel));
         self.0.changed.notify_waiters();

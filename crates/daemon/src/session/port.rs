@@ -83,6 +83,10 @@ impl Port {
             None => self.client.clone(),
             Some(id) => self.sessions.find(id).await.map_err(|s| Error::Other(s.message().to_owned()))?,
         };
+        if let Some(root) = client.nearby.as_ref().and_then(|nearby| nearby.directory(name)) {
+            let identity = root.to_string_lossy().into_owned();
+            return Ok(Directory { root: root.to_owned(), identity, linkable: false, transferred: 0, guard: None });
+        }
         if !client.offers("/moby.filesync.v1.FileSync/DiffCopy") {
             return Err(Error::NoDirectory { name: name.to_owned() });
         }
@@ -92,7 +96,8 @@ impl Port {
 
 impl Session for Port {
     fn project(&self) -> String {
-        if self.client.shared_key.is_empty() { String::new() } else { self.client.shared_key.clone() }
+        let nearby = self.client.nearby.as_ref().map(|nearby| nearby.project.clone());
+        nearby.unwrap_or_else(|| self.client.shared_key.clone())
     }
 
     fn directory<'a>(&'a self, name: &'a str, wanted: &'a Filter) -> BoxFuture<'a, Result<Directory, Error>> {

@@ -3,13 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use builder::session::{Error, Folder, Output, Sink};
-use proto::files::packet::PacketType;
-use proto::files::{Packet, Stat};
+use proto::files::Packet;
 use proto::filesync::file_send_client::FileSendClient;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -17,15 +15,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{MetadataKey, MetadataValue};
 use tonic::{Request, Status};
 
-use store::view::{Kind, View};
+use store::view::View;
 
 use super::Client;
-use crate::stat;
+use crate::transfer::Entries;
 
 /// Bytes a message: well under the client's limit of 4 MiB.
 const PIECE: usize = 1 << 20;
-/// Bytes of a file a packet (fsutil's).
-const DATA: usize = 32 << 10;
 /// Path of the method, for both forms.
 const METHOD: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 
@@ -163,107 +159,23 @@ impl Folder for Outgoing {
         store::layer::Owners::Kept
     }
     fn finish(self: Box<Self>) -> io::Result<()> {
-        let entries = walk(self.folder.path())?;
-        let (root, handle) = (self.folder.path().to_owned(), self.handle.clone());
-        let sent = handle.block_on(send(self.client.clone(), self.index, root, entries));
+        let entries = Entries::of(&View::of_dir(self.folder.path().to_owned()))?;
+        let sent = self.handle.block_on(send(self.client.clone(), self.index, entries));
         sent.map_err(|status| io::Error::other(format!("the client: {}", status.message())))
     }
 }
 
-/// fsutil's sender: all entries first, then the files that the receiver asks for.
-async fn send(client: Arc<Client>, index: usize, root: PathBuf, entries: Vec<Stat>) -> Result<(), Status> {
+async fn send(client: Arc<Client>, index: usize, entries: Entries) -> Result<(), Status> {
     let (out, receive) = mpsc::channel::<Packet>(64);
+    let sending = entries.begin(out);
     let mut request = Request::new(ReceiverStream::new(receive));
     describe(&mut request, index, &BTreeMap::new());
     let mut grpc = tonic::client::Grpc::new(client.channel());
     grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
-    let gone = |_| Status::unavailable("the session ended");
-    let paths: Vec<String> = entries.iter().map(|e| e.path.clone()).collect();
-    let stats = out.clone();
-    let listing = tokio::spawn(async move {
-        let last = std::iter::once(None);
-        for stat in entries.into_iter().map(Some).chain(last) {
-            let packet = Packet { r#type: PacketType::PacketStat as i32, stat, ..Packet::default() };
-            if stats.send(packet).await.is_err() {
-                break;
-            }
-        }
-    });
     let path = tonic::codegen::http::uri::PathAndQuery::from_static(METHOD);
     let codec = tonic_prost::ProstCodec::<Packet, Packet>::default();
     let mut incoming = grpc.streaming(request, path, codec).await?.into_inner();
-    while let Some(packet) = incoming.message().await? {
-        match PacketType::try_from(packet.r#type) {
-            Ok(PacketType::PacketReq) => {
-                let name = paths.get(packet.id as usize);
-                let name =
-                    name.ok_or_else(|| Status::invalid_argument("the client asked for a file that was not offered"))?;
-                let (file, out) = (root.join(name), out.clone());
-                let sent = tokio::task::spawn_blocking(move || send_file(&file, packet.id, &out)).await;
-                sent.map_err(|_| Status::internal("a sending thread ended early"))??;
-            }
-            Ok(PacketType::PacketFin) => {
-                let fin = Packet { r#type: PacketType::PacketFin as i32, ..Packet::default() };
-                out.send(fin).await.map_err(gone)?;
-                break;
-            }
-            Ok(PacketType::PacketErr) => return Err(Status::unknown(String::from_utf8_lossy(&packet.data))),
-            _ => {}
-        }
-    }
-    let _ = listing.await; // it has ended: the receiver finishes only after the last entry
-    drop(out);
+    sending.serve(&mut incoming).await?;
     while incoming.message().await?.is_some() {}
-    Ok(())
-}
-
-fn send_file(path: &Path, id: u32, out: &mpsc::Sender<Packet>) -> Result<(), Status> {
-    use std::io::Read;
-    let failed = |e: io::Error| Status::internal(format!("can't read {}: {e}", path.display()));
-    let mut file = std::fs::File::open(path).map_err(failed)?;
-    let mut buffer = vec![0; DATA];
-    loop {
-        let count = file.read(&mut buffer).map_err(failed)?;
-        let packet = Packet { r#type: PacketType::PacketData as i32, id, data: buffer[..count].to_vec(), stat: None };
-        out.blocking_send(packet).map_err(|_| Status::unavailable("the session ended"))?;
-        if count == 0 {
-            return Ok(());
-        }
-    }
-}
-
-/// All entries below `root` in the order that fsutil demands: by path, `/` before every other byte.
-fn walk(root: &Path) -> io::Result<Vec<Stat>> {
-    let view = View::of_dir(root.to_owned());
-    let mut entries = Vec::new();
-    below(&view, Path::new("/"), &mut entries, &mut BTreeMap::new())?;
-    Ok(entries)
-}
-
-fn below(
-    view: &View,
-    folder: &Path,
-    entries: &mut Vec<Stat>,
-    links: &mut BTreeMap<(u64, u64), String>,
-) -> io::Result<()> {
-    let mut nodes = view.list(folder).map_err(io::Error::other)?;
-    nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    for node in nodes {
-        let path = folder.join(&node.name);
-        let relative = path.to_string_lossy().trim_start_matches('/').to_owned();
-        let mut stat = stat::message(&node, relative.clone());
-        if node.kind == Kind::File {
-            let metadata = std::fs::symlink_metadata(&node.source)?;
-            let file = (metadata.dev(), metadata.ino());
-            match links.get(&file).filter(|_| metadata.nlink() > 1) {
-                Some(first) => stat.linkname.clone_from(first),
-                None => drop(links.insert(file, relative)),
-            }
-        }
-        entries.push(stat);
-        if node.kind == Kind::Dir {
-            below(view, &path, entries, links)?;
-        }
-    }
     Ok(())
 }

@@ -13,15 +13,16 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::PollSender;
+use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
 /// Largest piece that BuildKit's clients expect.
 const PIECE: usize = 32 << 10;
 /// Pieces that wait for the client.
-const WAITING: usize = 16;
+pub const WAITING: usize = 16;
 /// HTTP/2 windows: a context of many megabytes must not wait for round trips, and waits in memory when the disk is slow.
-const WINDOW: u32 = 1 << 20;
+pub const WINDOW: u32 = 1 << 20;
 
 /// A channel through `incoming` and the returned stream. `guard` is dropped when the connection ends.
 pub fn open(
@@ -29,7 +30,7 @@ pub fn open(
     guard: impl Send + Unpin + 'static,
 ) -> (Channel, ReceiverStream<Result<BytesMessage, Status>>) {
     let (send, receive) = mpsc::channel(WAITING);
-    let tunnel = Tunnel { incoming, message: Vec::new(), read: 0, outgoing: PollSender::new(send), _guard: guard };
+    let tunnel = Tunnel::new(incoming, send, guard);
     let tunnel = Mutex::new(Some(tunnel));
     // Connects once: a connection that broke is a session that ended.
     let connector = tower::service_fn(move |_| {
@@ -43,13 +44,30 @@ pub fn open(
 }
 
 /// The stream's messages as bytes.
-struct Tunnel<G> {
+pub struct Tunnel<G> {
     incoming: Streaming<BytesMessage>,
     /// The message that is being read, and how far it was.
     message: Vec<u8>,
     read: usize,
     outgoing: PollSender<Result<BytesMessage, Status>>,
     _guard: G,
+}
+
+impl<G> Tunnel<G> {
+    /// What comes, and where what goes is to be put; `guard` is dropped with it.
+    pub fn new(
+        incoming: Streaming<BytesMessage>,
+        outgoing: mpsc::Sender<Result<BytesMessage, Status>>,
+        guard: G,
+    ) -> Tunnel<G> {
+        Tunnel { incoming, message: Vec::new(), read: 0, outgoing: PollSender::new(outgoing), _guard: guard }
+    }
+}
+
+impl<G> Connected for Tunnel<G> {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
 }
 
 impl<G: Unpin> AsyncRead for Tunnel<G> {

@@ -45,14 +45,14 @@ impl Destination {
 static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 /// Written beside its name and renamed when whole; removed when dropped before.
-pub(super) struct WholeFile {
+pub struct WholeFile {
     file: std::fs::File,
     temporary: Option<PathBuf>,
     path: PathBuf,
 }
 
 impl WholeFile {
-    pub(super) fn create(path: &Path) -> Result<WholeFile, Error> {
+    pub fn create(path: &Path) -> Result<WholeFile, Error> {
         let error = |source| Error::Write { path: path.to_owned(), source };
         if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
             std::fs::create_dir_all(parent).map_err(error)?;

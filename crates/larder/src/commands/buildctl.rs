@@ -2,8 +2,9 @@
 //! It builds nothing itself.
 
 use ::daemon::Address;
-use ::daemon::client::{Client, Error};
+use ::daemon::client::{Client, Prune};
 use clap::{Parser, Subcommand};
+use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
 
 use super::{Failure, size, table};
@@ -46,12 +47,6 @@ enum Debug {
     Workers,
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::failed(error)
-    }
-}
-
 /// Runs under buildctl's name.
 pub fn run() -> Result<(), Failure> {
     let given = Buildctl::parse();
@@ -61,13 +56,16 @@ pub fn run() -> Result<(), Failure> {
         match given.verb {
             Verb::DialStdio => dial(&address).await,
             Verb::Debug(Debug::Workers) => {
-                let workers = Client::connect(&address).await?.workers().await?;
-                let rows: Vec<_> = workers.into_iter().map(|(id, on)| vec![id, on.join(",")]).collect();
+                let workers = Client::connect(&address, None).await?.workers(Vec::new()).await?;
+                let name = |p: &proto::pb::Platform| oci::Platform::new(&p.os, &p.architecture, &p.variant).to_string();
+                let on =
+                    |w: &::daemon::client::WorkerRecord| w.platforms.iter().map(name).collect::<Vec<_>>().join(",");
+                let rows: Vec<_> = workers.iter().map(|w| vec![w.id.clone(), on(w)]).collect();
                 table(&["ID", "PLATFORMS"], &rows);
                 Ok(())
             }
             Verb::Du { filter } => {
-                let records = Client::connect(&address).await?.usage(filter).await?;
+                let records = Client::connect(&address, None).await?.usage(filter).await?;
                 let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
                 let row = |r: &_| {
                     let r: &proto::control::UsageRecord = r;
@@ -78,8 +76,14 @@ pub fn run() -> Result<(), Failure> {
                 Ok(())
             }
             Verb::Prune { filter, all } => {
-                let gone = Client::connect(&address).await?.prune(filter, all).await?;
-                println!("Total:\t{}", size(gone.iter().map(|r| u64::try_from(r.size).unwrap_or(0)).sum()));
+                let client = Client::connect(&address, None).await?;
+                let prune = Prune { filter, all, ..Prune::default() };
+                let mut gone = client.prune(prune).await?;
+                let mut total = 0;
+                while let Some(record) = gone.next().await {
+                    total += u64::try_from(record?.size).unwrap_or(0);
+                }
+                println!("Total:\t{}", size(total));
                 Ok(())
             }
         }
@@ -122,7 +126,7 @@ async fn dial(address: &Address) -> Result<(), Failure> {
                 }
             }
         }
-        Address::Loopback(_) => Err(Failure::usage("dial-stdio carries unix sockets only: pass --addr unix:///PATH")),
+        _ => Err(Failure::usage("dial-stdio carries unix sockets only: pass --addr unix:///PATH")),
     }
 }
 

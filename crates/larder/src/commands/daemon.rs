@@ -6,23 +6,28 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ::daemon::address::ServerTls;
 use ::daemon::config::{Config, Verify};
-use ::daemon::{Address, Daemon, serve};
+use ::daemon::{Address, Daemon, Door, Guard, serve};
 use builder::Engine;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, open};
+use super::{Failure, SOCKET, USUAL_SOCKET, open};
+use crate::systemd;
 
 /// Serve BuildKit's API for docker buildx
 #[derive(clap::Args, Debug, Default)]
 #[command(after_help = "Examples:\n  larder daemon\n  larder daemon --addr unix:///run/larder/larderd.sock\n\n  \
-    docker buildx create --name larder --driver remote unix:///run/larder/larderd.sock --use")]
+    docker buildx create --name larder --driver remote unix:///run/larder/larderd.sock --use\n\n  \
+    larder daemon --addr tcp://0.0.0.0:1234 --tlscert cert.pem --tlskey key.pem --tlscacert clients.pem")]
 pub struct Flags {
-    /// Where to listen: unix:///PATH, or tcp://127.0.0.1:PORT [default: unix:///run/larder/larderd.sock as root,
-    /// otherwise unix://$XDG_RUNTIME_DIR/larder/larderd.sock]
+    /// Where to listen: unix:///PATH, tcp://HOST:PORT, or fd:// for sockets of systemd; may be given several times
+    /// [default: unix:///run/larder/larderd.sock as root, otherwise unix://$XDG_RUNTIME_DIR/larder/larderd.sock]
     #[arg(long, value_name = "ADDRESS")]
-    addr: Option<String>,
+    addr: Vec<String>,
+    #[command(flatten)]
+    tls: TlsFlags,
     /// Let builds ask for `network.host` or `security.insecure`
     #[arg(long, value_name = "NAME", value_parser = ["network.host", "security.insecure"])]
     allow_insecure_entitlement: Vec<String>,
@@ -37,12 +42,46 @@ pub struct Flags {
     registry: Option<SocketAddr>,
 }
 
+#[derive(clap::Args, Debug, Default)]
+struct TlsFlags {
+    /// Certificate of the daemon, for TCP
+    #[arg(long, value_name = "FILE")]
+    tlscert: Option<PathBuf>,
+    /// Private key of the daemon's certificate
+    #[arg(long, value_name = "FILE")]
+    tlskey: Option<PathBuf>,
+    /// Authority whose clients may build
+    #[arg(long, value_name = "FILE")]
+    tlscacert: Option<PathBuf>,
+    /// Listen on TCP without TLS, on loopback only: every user of this machine may then build
+    #[arg(long)]
+    without_tls: bool,
+}
+
+impl TlsFlags {
+    /// How TCP is guarded, by the flags or else the configuration.
+    fn guard(&self, config: &Config) -> Result<Guard, Failure> {
+        let or = |flag: &Option<PathBuf>, configured: &Option<PathBuf>| flag.clone().or_else(|| configured.clone());
+        let tls = &config.grpc.tls;
+        match (or(&self.tlscert, &tls.cert), or(&self.tlskey, &tls.key), or(&self.tlscacert, &tls.ca)) {
+            (Some(certificate), Some(key), Some(clients)) => Ok(Guard::Tls(ServerTls { certificate, key, clients })),
+            (None, None, None) if self.without_tls => Ok(Guard::Loopback),
+            (None, None, None) => Ok(Guard::None),
+            _ => Err(Failure::usage(
+                "TLS needs all of --tlscert, --tlskey and --tlscacert: without the last, anybody could build here",
+            )),
+        }
+    }
+}
+
 /// buildkitd's command line, as far as larder can mean the same by it.
 #[derive(Parser, Debug)]
 #[command(name = "buildkitd", version, about = "larder under buildkitd's name: serves BuildKit's API")]
 pub struct Buildkitd {
     #[arg(long)]
-    addr: Option<String>,
+    addr: Vec<String>,
+    #[command(flatten)]
+    tls: TlsFlags,
     #[arg(long)]
     allow_insecure_entitlement: Vec<String>,
     #[arg(long)]
@@ -82,14 +121,15 @@ pub fn buildkitd() -> Result<(), Failure> {
     // buildkitd reads its default file when there is one.
     let usual = Path::new("/etc/buildkit/buildkitd.toml");
     let flags = Flags {
-        addr: Some(given.addr.unwrap_or_else(|| socket("buildkit/buildkitd.sock"))),
+        addr: given.addr,
+        tls: given.tls,
         allow_insecure_entitlement: given.allow_insecure_entitlement,
         config: given.config.or_else(|| usual.exists().then(|| usual.to_owned())),
         no_gc: given.oci_worker_gc == Some(false),
         registry: None,
     };
     let root = given.root.unwrap_or_else(|| super::data_folder().join("buildkit"));
-    start(&root, &flags, labels)
+    start(&root, &flags, labels, &socket("buildkit/buildkitd.sock"))
 }
 
 /// The address of a socket in the folder for sockets.
@@ -99,10 +139,40 @@ fn socket(name: &str) -> String {
 
 /// Serves until a signal comes.
 pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
-    start(root, flags, BTreeMap::new())
+    start(root, flags, BTreeMap::new(), &socket(USUAL_SOCKET))
 }
 
-fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Result<(), Failure> {
+/// Opens every door. Where the store is, a command finds its daemon, so there is always one there too.
+fn doors(root: &Path, addresses: &[String], guard: &Guard) -> Result<Vec<Door>, Failure> {
+    let mut doors = Vec::new();
+    for address in addresses {
+        match Address::parse(address).map_err(Failure::usage)? {
+            Address::Given => {
+                let given = systemd::sockets()?;
+                if given.is_empty() {
+                    return Err(Failure::usage(
+                        "fd:// needs sockets from systemd: start the daemon by its socket unit",
+                    ));
+                }
+                for socket in given {
+                    doors.push(Door::given(socket, guard).map_err(Failure::failed)?);
+                }
+            }
+            address => doors.push(Door::open(&address, guard).map_err(Failure::failed)?),
+        }
+    }
+    let own = Address::Unix(root.join(SOCKET));
+    if !doors.iter().any(|door| *door.address() == own) {
+        match Door::open(&own, guard) {
+            Ok(door) => doors.push(door),
+            // A path may be too long for a socket. Clients that name another address are served all the same.
+            Err(error) => eprintln!("warning: {error}; commands find this daemon by --addr only"),
+        }
+    }
+    Ok(doors)
+}
+
+fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>, usual: &str) -> Result<(), Failure> {
     let config = match &flags.config {
         None => Config::default(),
         Some(path) => {
@@ -113,14 +183,16 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Re
             config
         }
     };
-    let configured = config.grpc.address.first().map(String::as_str);
-    let address = flags.addr.as_deref().or(configured).map_or_else(|| socket("larder/larderd.sock"), str::to_owned);
-    let address = Address::parse(&address).map_err(Failure::usage)?;
+    let usual = [usual.to_owned()];
+    let addresses = [&flags.addr, &config.grpc.address].into_iter().find(|list| !list.is_empty());
+    let addresses = addresses.map_or(usual.as_slice(), Vec::as_slice);
+    let guard = flags.tls.guard(&config)?;
     let worker = config.oci();
     labels.extend(worker.labels);
     let mut allowed = flags.allow_insecure_entitlement.clone();
     allowed.extend(config.insecure_entitlements.iter().cloned());
     let store = open(root)?;
+    let doors = doors(root, addresses, &guard)?;
     let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
     let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
     let provenance = config.provenance().map_err(Failure::usage)?;
@@ -143,9 +215,10 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>) -> Re
         if let Some(address) = flags.registry {
             serve_registry(root, address, &engine.store).await?;
         }
-        let shown = address.to_string();
-        let ready = move || eprintln!("larder daemon is ready on {shown}");
-        serve(daemon, address, ready, stop).await.map_err(Failure::failed)
+        let shown: Vec<_> = doors.iter().map(|door| door.address().to_string()).collect();
+        eprintln!("larder daemon is ready on {}", shown.join(", "));
+        systemd::tell_ready();
+        serve(daemon, doors, &guard, stop).await.map_err(Failure::failed)
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(10));
     engine.store.flush()?;

@@ -1,13 +1,12 @@
 //! `larder explain`: why each step of a kept build ran, or was a hit. It reads the build's events and computes nothing.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use builder::event::What;
 use solver::{Cause, HitSource, Verdict};
 
-use super::history::{events, find};
-use super::{Failure, open};
+use super::place::{At, Place};
+use super::{Failure, Root};
 
 /// Say why the steps of a build ran
 #[derive(clap::Args, Debug)]
@@ -15,6 +14,8 @@ use super::{Failure, open};
     after_help = "Examples:\n  larder explain\n  larder explain BUILD 'RUN cargo build'\n  larder explain --format json"
 )]
 pub struct Flags {
+    #[command(flatten)]
+    at: At,
     /// The build's id, or the start of it [default: the newest]
     build: Option<String>,
     /// Only steps whose name contains this
@@ -25,19 +26,19 @@ pub struct Flags {
 }
 
 /// Explains.
-pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
-    let store = open(root)?;
+pub fn run(root: &Root, flags: &Flags) -> Result<(), Failure> {
+    let place = Place::find(root, &flags.at)?;
     // `larder explain STEP` is meant when nothing is named like a build.
     let (summary, step) = match (&flags.build, &flags.step) {
-        (Some(text), None) => match find(&store, Some(text)) {
+        (Some(text), None) => match place.build(Some(text)) {
             Ok(summary) => (summary, None),
-            Err(_) => (find(&store, None)?, Some(text)),
+            Err(_) => (place.build(None)?, Some(text)),
         },
-        (build, step) => (find(&store, build.as_deref())?, step.as_ref()),
+        (build, step) => (place.build(build.as_deref())?, step.as_ref()),
     };
     let mut names = HashMap::new();
     let mut verdicts = Vec::new();
-    for event in events(&store, &summary.id)? {
+    for event in place.events(&summary.id)? {
         match event.what {
             What::Known { step, name, .. } => drop(names.insert(step, name)),
             What::Verdict { step, verdict } => verdicts.push((step, verdict)),

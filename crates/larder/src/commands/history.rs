@@ -1,19 +1,18 @@
 //! `larder history`: builds that were kept, their steps and what they printed.
 
-use std::io::BufRead;
-use std::path::Path;
-
-use builder::event::{Event, What};
+use builder::event::What;
 use builder::history::Summary;
-use store::Store;
 
-use super::{Failure, open, table};
+use super::place::{At, Place};
+use super::{Failure, Root, table};
 use crate::time;
 
 /// Show builds that were kept
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  larder history ls\n  larder history logs BUILD\n  larder history rm --all")]
 pub struct Flags {
+    #[command(flatten)]
+    at: At,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -47,51 +46,18 @@ enum Verb {
 }
 
 /// Shows.
-pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
-    let store = open(root)?;
+pub fn run(root: &Root, flags: &Flags) -> Result<(), Failure> {
+    let place = Place::find(root, &flags.at)?;
     match &flags.verb {
-        Verb::Ls { format } => list(&store, format == "json"),
-        Verb::Inspect { build } => inspect(&store, build.as_deref()),
-        Verb::Logs { build } => logs(&store, build.as_deref()),
-        Verb::Rm { builds, all } => remove(&store, builds, *all),
+        Verb::Ls { format } => list(&place, format == "json"),
+        Verb::Inspect { build } => inspect(&place, build.as_deref()),
+        Verb::Logs { build } => logs(&place, build.as_deref()),
+        Verb::Rm { builds, all } => remove(&place, builds, *all),
     }
 }
 
-/// All kept builds, newest first.
-pub fn summaries(store: &Store) -> Result<Vec<Summary>, Failure> {
-    let read = |entry: store::HistoryEntry| {
-        serde_json::from_slice(&entry.summary)
-            .map_err(|e| Failure::failed(format!("the summary of build {} can't be read: {e}", entry.id)))
-    };
-    store.history().list()?.into_iter().map(read).collect()
-}
-
-/// The build that a text means; without one, the newest.
-pub fn find(store: &Store, build: Option<&str>) -> Result<Summary, Failure> {
-    let all = summaries(store)?;
-    let Some(text) = build else {
-        return all.into_iter().next().ok_or_else(|| Failure::failed("no build was kept yet"));
-    };
-    let mut found = all.into_iter().filter(|s| s.id.starts_with(text));
-    match (found.next(), found.next()) {
-        (Some(one), None) => Ok(one),
-        (Some(one), Some(_)) if one.id == text => Ok(one),
-        (Some(_), Some(_)) => Err(Failure::usage(format!("several builds begin with `{text}`: give more of the id"))),
-        (None, _) => Err(Failure::usage(format!("there is no build `{text}`: see `larder history ls`"))),
-    }
-}
-
-/// The events of a build.
-pub fn events(store: &Store, id: &str) -> Result<Vec<Event>, Failure> {
-    let file = std::io::BufReader::new(store.history().events(id)?);
-    let read = |line: std::io::Result<String>| {
-        serde_json::from_str(&line?).map_err(|e| Failure::failed(format!("the events of {id} can't be read: {e}")))
-    };
-    file.lines().map(read).collect()
-}
-
-fn list(store: &Store, json: bool) -> Result<(), Failure> {
-    let all = summaries(store)?;
+fn list(place: &Place, json: bool) -> Result<(), Failure> {
+    let all = place.builds()?;
     if json {
         for summary in &all {
             println!("{}", serde_json::to_string(summary).map_err(Failure::failed)?);
@@ -109,8 +75,8 @@ fn list(store: &Store, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-fn inspect(store: &Store, build: Option<&str>) -> Result<(), Failure> {
-    let summary = find(store, build)?;
+fn inspect(place: &Place, build: Option<&str>) -> Result<(), Failure> {
+    let summary = place.build(build)?;
     println!("Build:     {}", summary.id);
     println!("Context:   {}", summary.project);
     println!("Started:   {}", oci::time::rfc3339_micros(summary.started * 1000));
@@ -126,13 +92,13 @@ fn inspect(store: &Store, build: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn logs(store: &Store, build: Option<&str>) -> Result<(), Failure> {
+fn logs(place: &Place, build: Option<&str>) -> Result<(), Failure> {
     use std::io::Write;
-    let summary = find(store, build)?;
+    let summary = place.build(build)?;
     let mut names = std::collections::HashMap::new();
     let mut open = None;
     let mut out = std::io::stdout().lock();
-    for event in events(store, &summary.id)? {
+    for event in place.events(&summary.id)? {
         match event.what {
             What::Known { step, name, .. } => drop(names.insert(step, name)),
             What::Log { step, bytes, .. } => {
@@ -148,17 +114,14 @@ fn logs(store: &Store, build: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn remove(store: &Store, builds: &[String], all: bool) -> Result<(), Failure> {
+fn remove(place: &Place, builds: &[String], all: bool) -> Result<(), Failure> {
     let ids: Vec<String> = if all {
-        summaries(store)?.into_iter().map(|s| s.id).collect()
+        place.builds()?.into_iter().map(|s| s.id).collect()
     } else {
-        builds.iter().map(|b| find(store, Some(b)).map(|s| s.id)).collect::<Result<_, _>>()?
+        builds.iter().map(|b| place.build(Some(b)).map(|s| s.id)).collect::<Result<_, _>>()?
     };
     if ids.is_empty() && !all {
         return Err(Failure::usage("name the builds, or say --all"));
     }
-    for id in ids {
-        store.history().remove(&id)?;
-    }
-    Ok(store.flush()?)
+    place.forget(&ids)
 }

@@ -9,6 +9,7 @@ mod du;
 mod explain;
 mod history;
 mod image;
+pub mod place;
 mod prune;
 mod registry;
 
@@ -79,16 +80,16 @@ impl From<std::io::Error> for Failure {
 impl Larder {
     /// Does what was asked for.
     pub fn run(self) -> Result<(), Failure> {
-        let root = self.root.unwrap_or_else(default_root);
+        let root = Root::of(self.root);
         match self.verb {
             Verb::Build(flags) => build::run(&root, &flags),
-            Verb::Daemon(flags) => daemon::run(&root, &flags),
+            Verb::Daemon(flags) => daemon::run(&root.path, &flags),
             Verb::Explain(flags) => explain::run(&root, &flags),
             Verb::History(flags) => history::run(&root, &flags),
             Verb::Du(flags) => du::run(&root, &flags),
             Verb::Prune(flags) => prune::run(&root, &flags),
             Verb::Image(flags) => image::run(&root, &flags),
-            Verb::Registry(flags) => registry::run(&root, &flags),
+            Verb::Registry(flags) => registry::run(&root.path, &flags),
             Verb::Check(flags) => check::run(&flags),
             Verb::Completions(flags) => completions::run(&flags),
         }
@@ -120,21 +121,74 @@ fn run_folder() -> PathBuf {
     given.unwrap_or_else(|| PathBuf::from(format!("/run/user/{}", user.as_raw())))
 }
 
-/// Opens the store; while another process has it, says whose turn it is and waits. Without root, this process enters a
-/// user namespace for it: what lies in a store belongs to many ids. To be called before there is a second thread.
-pub fn open(root: &Path) -> Result<store::Store, Failure> {
+/// The folder of a store, and the sockets on which a daemon that has it may answer.
+pub struct Root {
+    /// The folder.
+    pub path: PathBuf,
+    /// In the order in which they are tried.
+    pub sockets: Vec<PathBuf>,
+}
+
+impl Root {
+    /// The store that a user named, or else the usual one, whose daemon listens in the folder for sockets as well.
+    fn of(named: Option<PathBuf>) -> Root {
+        let is_usual = named.is_none();
+        let path = named.unwrap_or_else(default_root);
+        let usual = is_usual.then(|| run_folder().join(USUAL_SOCKET));
+        let sockets = [path.join(SOCKET)].into_iter().chain(usual).collect();
+        Root { path, sockets }
+    }
+}
+
+/// The socket of the usual store's daemon, in the folder for sockets.
+pub const USUAL_SOCKET: &str = "larder/larderd.sock";
+
+/// Name of the daemon's socket in the store's folder.
+pub const SOCKET: &str = "larder.sock";
+
+/// Without root, this process enters a user namespace: what lies in a store belongs to many ids. To be called before a
+/// store is opened and before there is a second thread.
+pub fn enter() -> Result<(), Failure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     if let Mode::Single { why } = sandbox::rootless::enter_if_needed(&path).map_err(Failure::failed)? {
         eprintln!(
             "warning: larder has a single user id here ({why}): a step can't have files of other owners or run as another user"
         );
     }
-    let mut waits = |owner: &store::Owner| eprintln!("waiting for {owner}, which has the store {}", root.display());
     // What steps of a process that was killed left.
     sandbox::sweep(None);
+    Ok(())
+}
+
+/// Opens the store; while another process has it, says whose turn it is and waits. See [`enter`].
+pub fn open(root: &Path) -> Result<store::Store, Failure> {
+    enter()?;
+    let mut told = false;
+    loop {
+        if let Some(store) = open_within(root, std::time::Duration::from_secs(3600), &mut told)? {
+            return Ok(store);
+        }
+    }
+}
+
+/// Opens the store, unless another process has it for longer than `patience`. Says once whose turn it is.
+pub fn open_within(
+    root: &Path,
+    patience: std::time::Duration,
+    told: &mut bool,
+) -> Result<Option<store::Store>, Failure> {
+    let mut waits = |owner: &store::Owner| {
+        if !std::mem::replace(told, true) {
+            eprintln!("waiting for {owner}, which has the store {}", root.display());
+        }
+    };
     let command = std::env::args().collect::<Vec<_>>().join(" ");
-    let options = store::Options { command, on_wait: Some(&mut waits), give_up: None };
-    Ok(store::Store::open(root, options)?)
+    let options = store::Options { command, on_wait: Some(&mut waits), give_up: Some(patience) };
+    match store::Store::open(root, options) {
+        Ok(store) => Ok(Some(store)),
+        Err(store::Error::Locked { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Returns when somebody wants this process to end: Ctrl-C, `kill`, or a terminal that was closed.

@@ -1,16 +1,18 @@
 //! `larder prune`: removes what a filter and sizes name; what somebody needs stays.
 
-use std::path::Path;
-
-use store::lifecycle::{Inventory, Policy, Rule, plan, sweep};
+use daemon::client::Prune;
+use store::lifecycle;
 
 use super::build::csv;
-use super::{Failure, open, size};
+use super::place::{At, Place};
+use super::{Failure, Root, du, size};
 
 /// Remove cache that is not needed
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:\n  larder prune --force\n  larder prune --filter until=48h --max-used-space 20gb")]
 pub struct Flags {
+    #[command(flatten)]
+    at: At,
     /// Also internal records and what named images share
     #[arg(short, long)]
     all: bool,
@@ -35,32 +37,26 @@ pub struct Flags {
 }
 
 /// Removes.
-pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
+pub fn run(root: &Root, flags: &Flags) -> Result<(), Failure> {
     let bytes = |text: &Option<String>| text.as_deref().map_or(Ok(0), csv::bytes).map_err(Failure::usage);
-    let rule = Rule {
-        name: "larder prune".to_owned(),
+    let (filter, unused) = lifecycle::flags(&flags.filter).map_err(Failure::usage)?;
+    lifecycle::Filter::parse(&[&filter]).map_err(Failure::usage)?;
+    let prune = Prune {
+        filter: vec![filter],
         all: flags.all,
+        keep_duration: unused.unwrap_or_default(),
         reserved_space: bytes(&flags.reserved_space)?,
         max_used_space: bytes(&flags.max_used_space)?,
         min_free_space: bytes(&flags.min_free_space)?,
-        ..Rule::default()
     };
-    let rule = if flags.filter.is_empty() { rule } else { rule.with_flags(&flags.filter).map_err(Failure::usage)? };
     if !flags.force && !agreed()? {
         return Ok(());
     }
-    let store = open(root)?;
-    let inventory = Inventory::take(&store)?;
-    let policy = Policy::asked("larder prune", rule);
-    let now = builder::event::now_millis();
-    let swept = sweep(&store, plan(&inventory, &policy, now))?;
-    store.flush()?;
+    let gone = Place::find(root, &flags.at)?.prune(prune)?;
     if flags.verbose {
-        for gone in &swept.gone {
-            println!("{}\t{}\t{}", gone.usage.id, size(gone.usage.size), gone.usage.description);
-        }
+        gone.iter().for_each(|gone| println!("{}\t{}\t{}", gone.id, size(du::bytes(gone)), gone.description));
     }
-    println!("Total:\t{}", size(swept.bytes));
+    println!("Total:\t{}", size(gone.iter().map(du::bytes).sum()));
     Ok(())
 }
 

@@ -11,5 +11,5 @@ mod sweep;
 pub use filter::{Filter, parse_duration};
 pub use inventory::{Disk, Inventory, Item, UsageRecord};
 pub use plan::{Decision, Keep, Plan, plan};
-pub use policy::{Ask, Policy, Rule};
+pub use policy::{Ask, Policy, Rule, flags};
 pub use sweep::{Swept, sweep};

@@ -1,6 +1,8 @@
 //! The rules of what stays: each names the records it speaks of, how long they stay after their last use, and how much
 //! room they may take. The meaning of every number is BuildKit's (`PruneRequest`), so its clients' flags fit.
 
+use std::time::Duration;
+
 use super::{Disk, Filter, parse_duration};
 use crate::error::Result;
 
@@ -25,32 +27,16 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Adds `--filter` flags as buildx has them: `until=24h` (or `unused-for`), `type=regular`, `id=abc` (a part of it),
-    /// `description~=make`, `inuse`. All of them must hold.
+    /// Adds `--filter` flags, see [`flags`].
     ///
     /// # Errors
     /// [`Error::Filter`](crate::Error::Filter) for what cannot be read.
     pub fn with_flags<T: AsRef<str>>(mut self, flags: &[T]) -> Result<Rule> {
-        let mut tests = Vec::new();
-        for flag in flags.iter().map(AsRef::as_ref) {
-            match flag.split_once('=') {
-                Some(("until" | "unused-for", age)) => {
-                    self.keep_duration = u64::try_from(parse_duration(age)?.as_millis()).unwrap_or(u64::MAX);
-                }
-                Some((field, value)) => {
-                    let value = value.strip_prefix('=').unwrap_or(value);
-                    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
-                    let compare = match field.as_bytes().last() {
-                        _ if field == "id" => "~=",
-                        Some(b'!' | b'~') => "=",
-                        _ => "==",
-                    };
-                    tests.push(format!("{field}{compare}\"{value}\""));
-                }
-                None => tests.push(flag.to_owned()),
-            }
+        let (filter, unused) = self::flags(flags)?;
+        self.filter = Filter::parse(&[filter])?;
+        if let Some(unused) = unused {
+            self.keep_duration = u64::try_from(unused.as_millis()).unwrap_or(u64::MAX);
         }
-        self.filter = Filter::parse(&[tests.join(",")])?;
         Ok(self)
     }
 
@@ -68,6 +54,32 @@ impl Rule {
         };
         Some(keep.max(self.reserved_space))
     }
+}
+
+/// `--filter` flags as buildx has them: `until=24h` (or `unused-for`), `type=regular`, `id=abc` (a part of it),
+/// `description~=make`, `inuse`. All of them must hold. Gives the filter as BuildKit's clients send it, and the age.
+///
+/// # Errors
+/// [`Error::Filter`](crate::Error::Filter) for an age that cannot be read.
+pub fn flags<T: AsRef<str>>(flags: &[T]) -> Result<(String, Option<Duration>)> {
+    let (mut tests, mut unused) = (Vec::new(), None);
+    for flag in flags.iter().map(AsRef::as_ref) {
+        match flag.split_once('=') {
+            Some(("until" | "unused-for", age)) => unused = Some(parse_duration(age)?),
+            Some((field, value)) => {
+                let value = value.strip_prefix('=').unwrap_or(value);
+                let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+                let compare = match field.as_bytes().last() {
+                    _ if field == "id" => "~=",
+                    Some(b'!' | b'~') => "=",
+                    _ => "==",
+                };
+                tests.push(format!("{field}{compare}\"{value}\""));
+            }
+            None => tests.push(flag.to_owned()),
+        }
+    }
+    Ok((tests.join(","), unused))
 }
 
 /// Who wants it, for tombstones.

@@ -75,6 +75,11 @@ impl Index {
         Index { path, known, began: Moment::now() }
     }
 
+    /// Of nothing.
+    pub fn empty() -> Index {
+        Index { path: PathBuf::new(), known: Vec::new(), began: Moment::now() }
+    }
+
     /// The digest of a file with this stat.
     pub fn get(&self, stat: &Stat) -> Option<Digest> {
         self.known.binary_search_by_key(stat, |(stat, _)| *stat).ok().map(|at| self.known[at].1)

@@ -25,6 +25,12 @@ pub use copies::{Copied, Copies, Look};
 pub use scan::Filter;
 use scan::{Entry, Scanned};
 
+/// A look at the part of a directory that `wanted` names. No file is read, and nothing is kept.
+pub fn look(root: &Path, wanted: &Filter) -> Result<View> {
+    let scanned = scan::walk(root, wanted, &index::Index::empty())?;
+    Ok(View::of_scanned(Arc::new(scanned)))
+}
+
 /// A tree whose content can be hashed.
 pub struct Tree {
     view: View,

@@ -70,6 +70,16 @@ const WIDE: usize = 8;
 /// Scans `base`; digests are known for all of it afterwards, and `index`, a file in whose place another may be put by way
 /// of `tmp`, is brought up to date. Returns the number of paths too.
 pub fn scan(base: &Path, filter: &Filter, index: Index, tmp: &Path) -> Result<(Scanned, u64)> {
+    let mut scanned = walk(base, filter, &index)?;
+    // As BuildKit has it for what a client sent.
+    scanned.top.digest = Some(Digest::of(b""));
+    scanned.hash(index, tmp)?;
+    let count = scanned.top.count() - 1;
+    Ok((scanned, count))
+}
+
+/// Looks at `base` without reading a file: digests are those that `index` knows.
+pub fn walk(base: &Path, filter: &Filter, index: &Index) -> Result<Scanned> {
     let bad = |error: pattern::BadPattern| Error::Filter { text: error.pattern, at: 1, why: error.reason.to_owned() };
     let mut include = filter.include.clone();
     if !filter.follow.is_empty() {
@@ -83,14 +93,9 @@ pub fn scan(base: &Path, filter: &Filter, index: Index, tmp: &Path) -> Result<(S
     let data = fs::metadata(&base).doing("look at", &base)?;
     let mut top = Entry::read(OsStr::new("/"), &base, &data)?;
     let free = std::thread::available_parallelism().map_or(0, |cores| usize::from(cores) - 1);
-    let walk = Walk { include, exclude, index: &index, free: free.into() };
+    let walk = Walk { include, exclude, index, free: free.into() };
     top.children = walk.folder(&base, "")?;
-    // As BuildKit has it for what a client sent.
-    top.digest = Some(Digest::of(b""));
-    let mut scanned = Scanned { base, top };
-    scanned.hash(index, tmp)?;
-    let count = scanned.top.count() - 1;
-    Ok((scanned, count))
+    Ok(Scanned { base, top })
 }
 
 fn join(below: &str, name: &str) -> String {

@@ -14,6 +14,7 @@ use prost::Message;
 use proto::files::packet::PacketType;
 use proto::files::{Packet, Stat};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use store::layer::Owners;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::content::Content;
@@ -81,6 +82,10 @@ pub struct Receiver {
     over: bool,
     /// Bytes that came.
     transferred: u64,
+    /// What was there and is not named stays.
+    adds: bool,
+    /// Entries belong to whoever receives them.
+    owned: bool,
 }
 
 impl Receiver {
@@ -100,7 +105,15 @@ impl Receiver {
             listed: false,
             over: false,
             transferred: 0,
+            adds: false,
+            owned: false,
         })
+    }
+
+    /// Into a user's own folder: what else is in it stays.
+    pub fn adding(root: &Path, owners: Owners, ask: UnboundedSender<Packet>) -> Result<Receiver, Error> {
+        let unknown = Mirror { synced: i64::MIN, plain: false };
+        Ok(Receiver { adds: true, owned: owners == Owners::Own, ..Receiver::new(root, unknown, ask)? })
     }
 
     /// Takes one packet.
@@ -198,6 +211,9 @@ impl Receiver {
 
     /// Everything in a folder was named: the rest goes.
     fn leave(&self, folder: Folder) -> Result<(), Error> {
+        if self.adds {
+            return Ok(());
+        }
         for (name, data) in folder.there {
             let path = self.root.join(&folder.path).join(name);
             let removed = if data.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
@@ -353,7 +369,7 @@ impl Receiver {
     fn dress(&mut self, stat: &Stat) -> Result<(), Error> {
         self.mirror.plain &= stat.xattrs.is_empty();
         let path = self.root.join(&stat.path);
-        if stat.uid != 0 || stat.gid != 0 {
+        if !self.owned && (stat.uid != 0 || stat.gid != 0) {
             self.on(&stat.path, std::os::unix::fs::lchown(&path, Some(stat.uid), Some(stat.gid)))?;
         }
         if stat.mode & SYMLINK == 0 {

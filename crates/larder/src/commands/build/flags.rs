@@ -11,6 +11,8 @@ pub struct Flags {
     #[arg(value_name = "PATH|URL|-")]
     pub context: String,
 
+    #[command(flatten)]
+    pub at: crate::commands::place::At,
     /// Name of the Dockerfile, relative to the working directory; `-` reads it from standard input [default: PATH/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<String>,

@@ -13,36 +13,40 @@ use std::sync::Arc;
 
 use builder::build::Response;
 use builder::{Engine, Error};
+use tokio::runtime::Runtime;
 
-use super::Failure;
+use super::place::{self, Place, There};
+use super::{Failure, Root};
 use crate::progress::{Kind, Progress};
 use crate::report;
 use flags::Flags;
 
 /// Builds.
-pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
+pub fn run(root: &Root, flags: &Flags) -> Result<(), Failure> {
     let plan = request::plan(flags).map_err(Failure::usage)?;
     if plan.check {
         return super::check::file(&plan.dockerfile, false);
     }
     plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let kind = if flags.quiet { Kind::Quiet } else { Kind::parse(&flags.progress).map_err(Failure::usage)? };
-    let store = super::open(root)?;
-    let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
-    let engine = Engine::new(store, sandbox, registry::Client::new());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let place = Place::find(root, &flags.at)?;
     let progress = Progress::start(kind);
     let events = progress.events();
-    let session = Arc::new(plan.session);
     let cache_to = plan.request.cache_to.clone();
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = builder::build::build(&engine, session, events, plan.request) => Some(outcome),
-            () = super::stopped() => None,
+    let outcome = match place {
+        Place::Here(store) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
+            let engine = Engine::new(store, sandbox, registry::Client::new());
+            let session = Arc::new(plan.session);
+            until_interrupted(runtime, builder::build::build(&engine, session, events, plan.request))
         }
-    });
-    // Ends what still runs, so that nothing tells of progress any more.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(10));
+        Place::There(There { runtime, client }) => {
+            let request = daemon::client::request(&plan.request);
+            let offered = place::offered(plan.session);
+            until_interrupted(runtime, async move { client.build(offered, request, &events).await })
+        }
+    };
     progress.finish();
     let response = match outcome {
         None => return Err(Failure { code: 130, text: "interrupted".to_owned() }),
@@ -52,6 +56,18 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
     caches::finish(&cache_to, &response.caches).map_err(Failure::failed)?;
     write_results(flags, &response)?;
     Ok(())
+}
+
+/// What a build comes to; `None` when the user interrupts it. Nothing tells of progress any more afterwards.
+pub fn until_interrupted<T>(runtime: Runtime, building: impl Future<Output = T>) -> Option<T> {
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = building => Some(outcome),
+            () = crate::commands::stopped() => None,
+        }
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(10));
+    outcome
 }
 
 fn failure(error: &Error) -> Failure {
