@@ -1,7 +1,10 @@
 """Workloads, timed one tool after the other: medians of several rounds, but for the first COPY and the archives, which
-are timed once. Run it on an idle machine. "One source file changed" includes the commands' own time. Prints one table."""
+are timed once. Run it on an idle machine. "One source file changed" includes the commands' own time. Peak memory is of
+the process that works: larder's own (ru_maxrss), the daemon's (VmHWM, set back before). Prints one table; `-` is a
+workload that a tool takes no part in."""
 
 import argparse
+import functools
 import os
 import shutil
 import statistics
@@ -12,6 +15,8 @@ import time
 parser = argparse.ArgumentParser()
 parser.add_argument("--larder", required=True)
 parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--tools", default="larder,BuildKit,buildah", help="who takes part, as far as it is installed")
+parser.add_argument("--fill", help="the example `fill` of the crate store: adds the rows on stores with many records")
 options = parser.parse_args()
 
 WORK = tempfile.mkdtemp(prefix="larder-bench-", dir=os.environ.get("BENCH_DIR"))
@@ -21,6 +26,15 @@ LAYOUT = os.path.join(WORK, "layout")
 
 def sh(*command, **more):
     return subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more)
+
+
+def peak(command, env):
+    """Runs a command; gives its highest memory in MiB."""
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command} failed")
+    return usage.ru_maxrss / 1024
 
 
 def write(path, text):
@@ -42,16 +56,23 @@ def make_base():
 
 class Larder:
     name = "larder"
+    rounds = options.rounds
 
-    def __init__(self):
-        self.env = dict(os.environ, LARDER_ROOT=os.path.join(WORK, "store"))
+    def __init__(self, root):
+        self.env = dict(os.environ, LARDER_ROOT=root)
         self.run("image", "import", "base", BASE + ".tar")
+
+    def save_layout(self):
         self.run("image", "save", "base", "-o", LAYOUT + ".tar")
         os.makedirs(LAYOUT)
         sh("tar", "-C", LAYOUT, "-xf", LAYOUT + ".tar")
 
     def run(self, *args):
-        sh(options.larder, *args, env=self.env)
+        self.memory = peak([options.larder, *args], self.env)
+
+    def peak(self, work):
+        work()
+        return self.memory
 
     def build(self, context, *flags, output=None):
         args = ["build", "--progress", "quiet", *flags]
@@ -68,6 +89,7 @@ class Larder:
 
 class BuildKit:
     name = "BuildKit"
+    rounds = options.rounds
 
     def __init__(self):
         self.socket = "unix://" + os.path.join(WORK, "bk.sock")
@@ -94,10 +116,41 @@ class BuildKit:
     def no_cache(self, context):
         self.build(context, "--no-cache")
 
+    def peak(self, work):
+        with open(f"/proc/{self.daemon.pid}/clear_refs", "w") as file:
+            file.write("5")
+        work()
+        with open(f"/proc/{self.daemon.pid}/status") as status:
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+
     def close(self):
         self.daemon.terminate()
         self.daemon.wait()
         self.log.close()
+
+
+class Buildah:
+    name = "buildah"
+    rounds = 1  # it takes half a minute where others take one second
+
+    def __init__(self):
+        self.storage = ["buildah", "--root", os.path.join(WORK, "ba"), "--runroot", os.path.join(WORK, "ba-run")]
+        sh(*self.storage, "pull", "oci-archive:" + LAYOUT + ".tar")
+        images = subprocess.check_output([*self.storage, "images", "-q"], text=True)
+        sh(*self.storage, "tag", images.split()[0], "localhost/base")
+
+    def build(self, context, *flags, output=None):
+        sh(*self.storage, "bud", "--isolation", "chroot", "--layers", "--pull-never", "-t", "built", *flags, context)
+
+    def no_cache(self, context):
+        self.build(context, "--no-cache")
+
+    def peak(self, work):
+        return None
+
+    def close(self):
+        sh(*self.storage, "rm", "--all")
+        sh(*self.storage, "rmi", "--all", "--force")
 
 
 def stages_and_files():
@@ -139,9 +192,9 @@ def timed(work):
     return time.perf_counter() - begun
 
 
-def median(work, rounds=None, before=lambda i: None):
+def median_of(most, work, rounds=None, before=lambda i: None):
     times = []
-    for i in range(rounds or options.rounds):
+    for i in range(min(most, rounds or most)):
         before(i)
         times.append(timed(work))
     return statistics.median(times)
@@ -149,10 +202,12 @@ def median(work, rounds=None, before=lambda i: None):
 
 def measure(tool):
     rows = {}
+    median = functools.partial(median_of, tool.rounds)
     context = stages_and_files()
     tool.build(context)
     tool.build(context)
     rows["fully cached: 12 steps, 3 stages, 2,000 files"] = median(lambda: tool.build(context))
+    rows["  peak memory of that, MiB"] = tool.peak(lambda: tool.build(context))
 
     def change(i):
         write(os.path.join(context, "src/d1/f1.txt"), f"changed {tool.name} {i} {time.time()}")
@@ -166,7 +221,10 @@ def measure(tool):
     side = small("sleeps", sleeps + joined)
     rows["8 stages of sleep 1 side by side"] = median(lambda: tool.no_cache(side), rounds=2)
     files = many_files()
-    rows["20,000 files, 500 MB: first COPY"] = timed(lambda: tool.build(files))
+    first = {}
+    memory = tool.peak(lambda: first.update(spent=timed(lambda: tool.build(files))))
+    rows["20,000 files, 500 MB: first COPY"] = first["spent"]
+    rows["  its peak memory, MiB"] = memory
     tool.build(files)
     rows["the same, nothing changed"] = median(lambda: tool.build(files))
 
@@ -174,12 +232,14 @@ def measure(tool):
         with open(os.path.join(files, "tree/d1/f1"), "wb") as file:
             file.write(f"{tool.name} {i} {time.time()}".encode() * 1000)
 
-    rows["the same, one file changed"] = median(lambda: tool.build(files), rounds=2, before=touch)
+    rows["the same, one file changed"] = median(lambda: tool.build(files), rounds=3, before=touch)
     return rows
 
 
 def layers(tool):
     rows = {}
+    if tool.name == "buildah":
+        return rows
     context = os.path.join(WORK, "layer")
     if not os.path.exists(context):
         os.makedirs(context)
@@ -197,27 +257,71 @@ def layers(tool):
     return rows
 
 
+def fill(what, count):
+    root = os.path.join(WORK, f"{what}-{count}")
+    sh(options.fill, root, what, str(count))
+    return root
+
+
+def ready(root):
+    """Seconds from a daemon's start until its socket is there."""
+    path = os.path.join(WORK, "ready.sock")
+    begun = time.perf_counter()
+    daemon = subprocess.Popen(
+        [options.larder, "--root", root, "daemon", "--addr", "unix://" + path], stderr=subprocess.DEVNULL
+    )
+    while not os.path.exists(path):
+        time.sleep(0.0005)
+    spent = time.perf_counter() - begun
+    daemon.terminate()
+    daemon.wait()
+    return spent
+
+
+def many_records():
+    """Larder alone: a store of 5,000 steps, and a cached build beside 1,000 and 1,000,000 records of others."""
+    rows = {}
+    root = fill("steps", 5000)
+    larder = lambda *args: sh(options.larder, "--root", root, *args)
+    median = functools.partial(median_of, options.rounds)
+    larder("du")  # what is new is measured once
+    rows["a store of 5,000 records: du"] = median(lambda: larder("du"))
+    rows["  a daemon's start until its socket is there"] = statistics.median(ready(root) for _ in range(options.rounds))
+    rows["  prune of all"] = timed(lambda: larder("prune", "--all", "--force"))
+    context = stages_and_files()
+    for count in (1000, 1_000_000):
+        tool = Larder(fill("records", count))
+        tool.build(context)
+        tool.build(context)
+        rows[f"fully cached, beside {count:,} records"] = median(lambda: tool.build(context))
+    return rows
+
+
 def main():
     make_base()
-    tools = [Larder()]
-    if shutil.which("buildkitd") and shutil.which("buildctl"):
-        tools.append(BuildKit())
-    else:
-        print("buildkitd and buildctl are not on the PATH: larder alone")
+    tools = [Larder(os.path.join(WORK, "store"))]
+    tools[0].save_layout()
+    for peer, needs in ((BuildKit, ("buildkitd", "buildctl")), (Buildah, ("buildah",))):
+        if not all(shutil.which(name) for name in needs):
+            print(f"without {peer.name}: not on the PATH: {' or '.join(needs)}")
+        elif peer.name in options.tools.split(","):
+            tools.append(peer())
     columns = []
     try:
         for tool in tools:
             columns.append({**measure(tool), **layers(tool)})
+        if options.fill:
+            columns[0].update(many_records())
     finally:
         for tool in tools:
             tool.close()
         shutil.rmtree(WORK, ignore_errors=True)
-    heading = f"{'workload (seconds)':52}" + "".join(f"{tool.name:>12}" for tool in tools)
-    print(heading + ("       ratio" if len(tools) > 1 else ""))
+    print(f"{'workload (seconds)':52}" + "".join(f"{tool.name:>12}" for tool in tools) + "   BuildKit/larder")
     for row in columns[0]:
-        values = [column[row] for column in columns]
-        line = f"{row:52}" + "".join(f"{value:12.3f}" for value in values)
-        print(line + (f"{values[1] / values[0]:11.2f}x" if len(values) > 1 else ""))
+        values = {tool.name: column.get(row) for tool, column in zip(tools, columns)}
+        line = f"{row:52}" + "".join(f"{'-' if v is None else format(v, '.3f'):>12}" for v in values.values())
+        peer = values.get("BuildKit")
+        print(line + (f"{peer / values['larder']:17.2f}x" if peer else ""))
 
 
 main()

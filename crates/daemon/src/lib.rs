@@ -8,6 +8,7 @@ mod collector;
 pub mod config;
 mod content;
 mod control;
+pub mod heap;
 mod history;
 mod jobs;
 mod listen;

@@ -25,8 +25,8 @@ use crate::content::Content;
 use crate::session::MESSAGE;
 use crate::{Daemon, workers};
 
-/// Windows of HTTP/2: one client's context must not wait for round trips.
-const WINDOW: u32 = 8 << 20;
+/// Windows of HTTP/2: one client's context must not wait for round trips, and what was not read yet waits in memory.
+const WINDOW: u32 = 1 << 20;
 
 /// How long clients may take to end once the daemon is to stop.
 const GRACE: Duration = Duration::from_secs(2);
