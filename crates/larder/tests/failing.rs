@@ -84,9 +84,11 @@ fn two_builds_at_once_both_finish() {
 
 #[test]
 fn a_reader_that_has_seen_enough() {
-    let larder = env!("CARGO_BIN_EXE_larder");
-    let command = format!("{larder} completions bash | head -n 1; exit ${{PIPESTATUS[0]}}");
-    let ran = std::process::Command::new("bash").args(["-c", &command]).output().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_larder"));
+    let ran = command.args(["completions", "bash"]).stdout(writer).stderr(std::process::Stdio::piped());
+    let ran = ran.spawn().unwrap().wait_with_output().unwrap();
     assert_eq!(ran.status.code(), Some(141));
     assert_eq!(String::from_utf8_lossy(&ran.stderr), "");
 }

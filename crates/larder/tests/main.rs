@@ -9,6 +9,7 @@ mod cache_faults;
 mod cached;
 mod caches;
 mod causes;
+mod docker;
 mod failing;
 mod frontends;
 mod git;

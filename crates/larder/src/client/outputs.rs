@@ -152,7 +152,11 @@ impl DockerLoad {
 impl Write for DockerLoad {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.child.stdin {
-            Some(pipe) => pipe.write(bytes),
+            Some(pipe) => pipe.write(bytes).map_err(|error| match error.kind() {
+                // It has said why on standard error.
+                io::ErrorKind::BrokenPipe => io::Error::other("docker load failed"),
+                _ => error,
+            }),
             None => Err(io::Error::other("docker load takes no more")),
         }
     }
