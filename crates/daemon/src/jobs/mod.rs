@@ -165,7 +165,7 @@ impl Drop for Running {
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(forget);
-            runtime.spawn_blocking(crate::heap::give_back);
+            runtime.spawn_blocking(crate::syscall::give_heap_back);
         }
     }
 }

@@ -173,7 +173,7 @@ fn doors(root: &Path, addresses: &[String], guard: &Guard) -> Result<Vec<Door>, 
 }
 
 fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>, usual: &str) -> Result<(), Failure> {
-    ::daemon::heap::keep_small();
+    ::daemon::syscall::keep_heap_small();
     let config = match &flags.config {
         None => Config::default(),
         Some(path) => {

@@ -3,7 +3,7 @@
 
 /// Few heaps, and large pieces of memory by themselves, which go back to the kernel when they are freed. Before threads
 /// are started.
-pub fn keep_small() {
+pub fn keep_heap_small() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt only sets numbers of the allocator, and takes any.
     unsafe {
@@ -13,7 +13,7 @@ pub fn keep_small() {
 }
 
 /// Gives what is free back to the kernel: a few milliseconds of work after a build.
-pub fn give_back() {
+pub fn give_heap_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim walks free memory under the allocator's own locks.
     unsafe {
