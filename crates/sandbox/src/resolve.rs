@@ -113,10 +113,14 @@ impl<'a> Tree<'a> {
             let (fd, stat) = match open_one(here.as_fd(), &name) {
                 Err(Errno::NOENT) if !matches!(make, Make::No) => {
                     let last = todo.iter().all(|n| n == ".");
-                    make_one(here.as_fd(), &name, make, last)?;
-                    if !foreign {
-                        let path: PathBuf = at.iter().chain([&name]).collect();
-                        self.made.push(Made { path, dir: !(last && matches!(make, Make::File)) });
+                    match make_one(here.as_fd(), &name, make, last) {
+                        Ok(()) if !foreign => {
+                            let path: PathBuf = at.iter().chain([&name]).collect();
+                            self.made.push(Made { path, dir: !(last && matches!(make, Make::File)) });
+                        }
+                        // Another step made it just now, in a volume that both have.
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(other) => return Err(other.into()),
                     }
                     open_one(here.as_fd(), &name)?
                 }
