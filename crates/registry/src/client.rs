@@ -13,6 +13,7 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, Heade
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use crate::auth::{Challenge, basic};
+use crate::s3::Ambient;
 use crate::{Error, Login};
 
 /// Tries of one request.
@@ -33,6 +34,8 @@ pub struct Client {
     plain: HashSet<String>,
     /// Spreads the pauses between tries; without one the process' id does.
     seed: Option<u64>,
+    /// What the surroundings say of AWS.
+    ambient: Ambient,
 }
 
 /// What is sent, perhaps several times.
@@ -71,6 +74,20 @@ impl Client {
     pub fn with_seed(mut self, seed: u64) -> Client {
         self.seed = Some(seed);
         self
+    }
+
+    /// Finds credentials for buckets in these surroundings.
+    pub fn with_ambient(mut self, ambient: Ambient) -> Client {
+        self.ambient = ambient;
+        self
+    }
+
+    pub(crate) fn ambient(&self) -> &Ambient {
+        &self.ambient
+    }
+
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.unwrap_or(u64::from(std::process::id()))
     }
 
     /// Asks `hosts` over plain HTTP.
@@ -122,7 +139,7 @@ impl Client {
                     None => return verify(hasher, &host, what),
                     Some(broken) => {
                         failed = Some(Error::Unreachable { url: url.clone(), reason: broken }.after(tries));
-                        tokio::time::sleep(self.pause(&url, tries)).await;
+                        tokio::time::sleep(pause(self.seed(), &url, tries)).await;
                     }
                 }
             }
@@ -170,7 +187,7 @@ impl Client {
         let mut asked = false;
         let mut tries = 0;
         loop {
-            let pause = self.pause(&ask.url, tries);
+            let pause = pause(self.seed(), &ask.url, tries);
             let sent = self.request(ask)?.send().await;
             tries += 1;
             let response = match sent {
@@ -201,13 +218,6 @@ impl Client {
             let tries = if status == StatusCode::UNAUTHORIZED { 1 } else { tries };
             return Err(refused(ask, response).await.after(tries));
         }
-    }
-
-    /// How long to wait after so many tries: twice as long each time, and not the same for everybody who waits.
-    fn pause(&self, url: &str, tries: u32) -> Duration {
-        let seed = self.seed.unwrap_or(u64::from(std::process::id()));
-        let spread = Digest::of(format!("{seed} {url} {tries}").as_bytes()).bytes()[0];
-        Duration::from_millis(200 << tries.min(6)) * (128 + u32::from(spread)) / 256
     }
 
     fn request(&self, ask: &Ask<'_>) -> Result<RequestBuilder, Error> {
@@ -304,6 +314,12 @@ impl Client {
     }
 }
 
+/// How long to wait after so many tries: twice as long each time, and not the same for everybody who waits.
+pub(crate) fn pause(seed: u64, url: &str, tries: u32) -> Duration {
+    let spread = Digest::of(format!("{seed} {url} {tries}").as_bytes()).bytes()[0];
+    Duration::from_millis(200 << tries.min(6)) * (128 + u32::from(spread)) / 256
+}
+
 fn scope(ask: &Ask<'_>) -> String {
     format!("repository:{}:{}", ask.reference.path, ask.actions)
 }
@@ -368,7 +384,7 @@ async fn read_manifest(response: Response, reference: &Reference) -> Result<(Vec
 }
 
 /// Passes a body on; `Some` says how it broke.
-async fn stream(
+pub(crate) async fn stream(
     response: Response,
     got: &mut u64,
     hasher: &mut Hasher,
@@ -392,7 +408,7 @@ async fn stream(
     Ok(None)
 }
 
-fn verify(hasher: Hasher, host: &str, what: &Descriptor) -> Result<(), Error> {
+pub(crate) fn verify(hasher: Hasher, host: &str, what: &Descriptor) -> Result<(), Error> {
     let found = hasher.finish();
     if found == what.digest {
         return Ok(());

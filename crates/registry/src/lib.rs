@@ -7,6 +7,7 @@ pub mod docker_config;
 mod download;
 pub mod filter;
 mod push;
+pub mod s3;
 pub mod server;
 
 pub use auth::Login;
@@ -33,6 +34,10 @@ pub enum Error {
     Token { host: String, scope: String, reason: String },
     #[error("can't read {path}: {reason}")]
     Config { path: std::path::PathBuf, reason: String },
+    #[error("{host} refuses access to {what} ({status}): {reason}")]
+    Forbidden { host: String, what: String, status: u16, reason: String },
+    #[error("there are no credentials for AWS: tried {tried}")]
+    NoKeys { tried: String },
     #[error("can't keep {what}: {source}")]
     Write { what: String, source: std::io::Error },
     /// The last failure of several.

@@ -6,6 +6,7 @@
 pub mod base;
 pub mod faults;
 pub mod registry;
+pub mod s3;
 pub mod tls;
 pub mod vectors;
 
