@@ -346,7 +346,7 @@ impl Build {
     /// Ends the build's history. Called twice, the first outcome stays.
     pub fn finish(&self, outcome: &Result<Response, Error>) -> Result<(), Error> {
         let Some(keeper) = &self.keeper else { return Ok(()) };
-        keeper.finish(&self.engine.store, outcome)?;
+        keeper.finish(&self.engine.store, self.engine.settings.retention, outcome)?;
         Ok(self.engine.store.flush()?)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use oci::Digest;
 use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::attestations::asked::Producers;
 use crate::driver::Driver;
@@ -26,27 +27,49 @@ pub struct Engine {
     pub(crate) flights: Flights,
     /// Which frontends made which graphs, in builds that go on.
     pub producers: Producers,
+    /// What an operator has set.
+    pub settings: Settings,
+    /// As many as steps may run at the same time.
+    turns: Option<Semaphore>,
+}
+
+/// What an operator sets for every build.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
     /// What provenance tells of this builder beside what it knows itself.
     pub provenance: Map<String, Value>,
+    /// Which kept builds stay.
+    pub retention: store::Retention,
+    /// Steps that run at the same time; 0 is no limit.
+    pub parallelism: usize,
+    /// Names on the network, in steps; what is empty is the machine's.
+    pub dns: sandbox::Dns,
 }
 
 impl Engine {
     /// Puts the parts together.
     pub fn new(store: store::Store, sandbox: sandbox::Sandbox, registry: registry::Client) -> Arc<Engine> {
-        Engine::with_provenance(store, sandbox, registry, Map::new())
+        Engine::with_settings(store, sandbox, registry, Settings::default())
     }
 
-    /// The same, of a builder whose operator adds `provenance` to every statement.
-    pub fn with_provenance(
+    /// The same, as an operator wants it.
+    pub fn with_settings(
         store: store::Store,
         sandbox: sandbox::Sandbox,
         registry: registry::Client,
-        provenance: Map<String, Value>,
+        settings: Settings,
     ) -> Arc<Engine> {
+        let turns = (settings.parallelism > 0).then(|| Semaphore::new(settings.parallelism));
         Arc::new_cyclic(|engine| {
             let (driver, producers) = (Driver::new(engine.clone()), Producers::default());
-            Engine { store, sandbox, registry, driver, flights: Flights::default(), producers, provenance }
+            Engine { store, sandbox, registry, driver, flights: Flights::default(), producers, settings, turns }
         })
+    }
+
+    /// Waits until one more step may run; it may while the answer lives.
+    pub(crate) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.turns.as_ref()?.acquire().await.ok()
     }
 }
 

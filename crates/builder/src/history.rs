@@ -224,7 +224,12 @@ impl Keeper {
     }
 
     /// Ends the history.
-    pub(crate) fn finish(&self, store: &Store, outcome: &Result<Response, Error>) -> Result<(), Error> {
+    pub(crate) fn finish(
+        &self,
+        store: &Store,
+        retention: store::Retention,
+        outcome: &Result<Response, Error>,
+    ) -> Result<(), Error> {
         let mut kept = self.lock();
         kept.summary.completed = now_millis();
         kept.summary.error = outcome.as_ref().err().map(ToString::to_string);
@@ -250,7 +255,7 @@ impl Keeper {
         if let (Some(writer), None) = (kept.writer.take(), kept.failed.take()) {
             writer.finish(&entry, &kept.blobs)?;
         }
-        store.history().retain(store::Retention::default(), now_millis())?;
+        store.history().retain(retention, now_millis())?;
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ pub mod ops;
 pub mod session;
 pub mod sources;
 
-pub use engine::{Engine, Work};
+pub use engine::{Engine, Settings, Work};
 pub use event::Events;
 pub use live::Live;
 

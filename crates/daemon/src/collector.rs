@@ -1,4 +1,5 @@
-//! The collector in the background: after builds, what is old or does not fit goes, by BuildKit's default policies.
+//! The collector in the background: after builds, what is old or does not fit goes, by the operator's policy or else
+//! BuildKit's usual one.
 //! It takes no input: it looks at the store, and running it once more does no harm.
 
 use std::sync::Arc;
@@ -8,13 +9,14 @@ use builder::Engine;
 use builder::event::{now_micros, now_millis};
 use store::lifecycle::{Inventory, Policy, plan, sweep};
 
+use crate::config::Worker;
 use crate::jobs::Jobs;
 
 /// Mean time between two looks. The true one is up to half more or less, so that many daemons do not move together.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Looks after the store for as long as the daemon lives.
-pub async fn run(engine: Arc<Engine>, jobs: Jobs) {
+pub async fn run(engine: Arc<Engine>, jobs: Jobs, worker: Worker) {
     let mut collected = 0;
     loop {
         let jitter = now_micros() % PAUSE.as_micros() as u64;
@@ -24,10 +26,12 @@ pub async fn run(engine: Arc<Engine>, jobs: Jobs) {
             continue;
         }
         collected = builds;
-        let store = engine.store.clone();
+        let (store, worker) = (engine.store.clone(), worker.clone());
         let swept = tokio::task::spawn_blocking(move || {
             let inventory = Inventory::take(&store)?;
-            let swept = sweep(&store, plan(&inventory, &Policy::standard(inventory.disk), now_millis()))?;
+            // It was read when the daemon started.
+            let policy = worker.policy(inventory.disk).unwrap_or_else(|_| Policy::standard(inventory.disk));
+            let swept = sweep(&store, plan(&inventory, &policy, now_millis()))?;
             store.flush()?;
             Ok::<_, store::Error>(swept)
         });

@@ -40,29 +40,51 @@ pub struct Daemon {
     pub(crate) feed: history::Feed,
     /// Names the worker: the same over restarts.
     pub(crate) worker: String,
-    /// Entitlements that builds may be granted.
-    pub(crate) allowed: Vec<String>,
+    /// What its operator has set.
+    pub(crate) settings: Arc<Settings>,
+}
+
+/// What an operator sets for a daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Entitlements that clients may ask for.
+    pub allowed: Vec<String>,
     /// Labels of the worker, beside its own.
-    pub(crate) labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
+    /// Platforms of the worker, instead of the machine's own.
+    pub platforms: Vec<oci::Platform>,
+    /// Asks clients for files that look unchanged as well, and compares them (`[context] verify = "content"`).
+    pub verify: bool,
+    /// Whose policy the collector follows; without one it does not run by itself.
+    pub collector: Option<config::Worker>,
+    /// Which frontends builds may use.
+    pub frontends: config::Frontends,
 }
 
 impl Daemon {
-    /// A daemon for an engine. `allowed` are the entitlements that clients may ask for, `labels` what the
-    /// worker shows beside its own.
-    pub fn new(engine: Arc<Engine>, allowed: Vec<String>, labels: BTreeMap<String, String>) -> Daemon {
+    /// A daemon for an engine.
+    pub fn new(engine: Arc<Engine>, settings: Settings) -> Daemon {
         let worker = oci::Digest::of(engine.store.root().as_os_str().as_encoded_bytes()).hex()[..25].to_owned();
-        let (sessions, jobs) = (session::Sessions::default(), jobs::Jobs::default());
+        let (sessions, jobs) = (session::Sessions::new(settings.verify), jobs::Jobs::default());
         let (traces, feed) = (history::trace::Traces::default(), history::Feed::default());
-        Daemon { engine, sessions, jobs, traces, feed, worker, allowed, labels }
-    }
-
-    /// Asks clients for files that look unchanged as well, and compares them (`[context] verify = "content"`).
-    pub fn verifying(self, verify: bool) -> Daemon {
-        Daemon { sessions: session::Sessions::new(verify), ..self }
+        Daemon { engine, sessions, jobs, traces, feed, worker, settings: Arc::new(settings) }
     }
 
     /// Looks after the store in the background until the runtime ends.
     pub fn collect(&self) {
-        tokio::spawn(collector::run(self.engine.clone(), self.jobs.clone()));
+        let Some(worker) = self.settings.collector.clone() else { return };
+        tokio::spawn(collector::run(self.engine.clone(), self.jobs.clone(), worker));
+    }
+}
+
+/// What the daemon and its client call themselves, in the form that BuildKit's clients read: package, version, revision.
+pub const VERSION: &str = concat!("larder v0.30.0 larder-", env!("CARGO_PKG_VERSION"));
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn one_version_everywhere() {
+        let version = crate::workers::version();
+        assert_eq!(crate::VERSION, format!("{} {} {}", version.package, version.version, version.revision));
     }
 }

@@ -132,6 +132,17 @@ impl Door {
         Ok(Door { address: Address::Tcp(place.to_string()), socket: Socket::Tcp(listener) })
     }
 
+    /// Gives the daemon's own socket file to a user and a group of this machine.
+    pub fn give_to(&self, uid: Option<u32>, gid: Option<u32>) -> Result<(), Error> {
+        match &self.socket {
+            Socket::Unix(_, Some(path)) if uid.is_some() || gid.is_some() => {
+                let given = std::os::unix::fs::chown(path, uid, gid);
+                given.map_err(|source| Error::Listen { address: self.address.to_string(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where it is.
     pub fn address(&self) -> &Address {
         &self.address

@@ -132,7 +132,7 @@ fn source(place: &graph::Place) -> Option<Detail> {
 }
 
 /// The same, read back.
-fn place(status: &Status) -> Option<graph::Place> {
+pub fn place(status: &Status) -> Option<graph::Place> {
     let (info, ranges) = proto::refusal::place(status)?;
     let file = SourceInfo::decode(info.encode_to_vec().as_slice()).ok()?;
     let ranges = ranges.iter().map(|range| graph::wire::Range::decode(range.encode_to_vec().as_slice()));

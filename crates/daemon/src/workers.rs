@@ -1,14 +1,16 @@
 //! What the daemon says of itself: its one worker, its version, its capabilities.
 //! A capability is named here when it works, and only then: clients build with what is offered.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use oci::Platform;
 use proto::apicaps::ApiCap;
 use proto::pb;
 use proto::version::Version;
 use proto::worker::{BuildkitVersion, GcPolicy, WorkerRecord};
-use store::lifecycle::{Disk, Policy};
+use store::lifecycle::Disk;
+
+use crate::Daemon;
 
 /// The version of BuildKit whose behaviour clients may expect.
 const COMPATIBLE: &str = "v0.30.0";
@@ -158,7 +160,7 @@ pub fn platform(platform: &Platform) -> pb::Platform {
 }
 
 /// The one worker.
-pub fn worker(id: &str, more: &BTreeMap<String, String>) -> WorkerRecord {
+pub fn worker(daemon: &Daemon) -> WorkerRecord {
     let label = |name: &str, value: &str| (format!("org.mobyproject.buildkit.worker.{name}"), value.to_owned());
     let uname = rustix::system::uname();
     let hostname = uname.nodename().to_string_lossy();
@@ -170,24 +172,31 @@ pub fn worker(id: &str, more: &BTreeMap<String, String>) -> WorkerRecord {
         label("oci.process-mode", "sandbox"),
         label("selinux.enabled", "false"),
     ]);
-    labels.extend(more.clone());
+    labels.extend(daemon.settings.labels.clone());
     WorkerRecord {
-        id: id.to_owned(),
+        id: daemon.worker.clone(),
         labels,
-        platforms: vec![platform(&Platform::host())],
-        gc_policy: policies(),
+        platforms: platforms(daemon).iter().map(platform).collect(),
+        gc_policy: policies(daemon),
         buildkit_version: Some(version()),
         cdi_devices: Vec::new(),
     }
 }
 
-/// The one worker as BuildKit's frontends read it (`BUILDKIT_WORKERS`).
-pub fn json(id: &str, more: &BTreeMap<String, String>) -> String {
-    let labels = worker(id, more).labels;
-    serde_json::json!([{ "id": id, "labels": labels, "platforms": [Platform::host()] }]).to_string()
+/// Those that the operator named, or else the machine's own.
+fn platforms(daemon: &Daemon) -> Vec<Platform> {
+    let named = &daemon.settings.platforms;
+    if named.is_empty() { vec![Platform::host()] } else { named.clone() }
 }
 
-fn policies() -> Vec<GcPolicy> {
+/// The one worker as BuildKit's frontends read it (`BUILDKIT_WORKERS`).
+pub fn json(daemon: &Daemon) -> String {
+    let WorkerRecord { id, labels, .. } = worker(daemon);
+    serde_json::json!([{ "id": id, "labels": labels, "platforms": platforms(daemon) }]).to_string()
+}
+
+/// The collector's rules; none when it does not run by itself.
+fn policies(daemon: &Daemon) -> Vec<GcPolicy> {
     let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let rule = |rule: &store::lifecycle::Rule| GcPolicy {
         all: rule.all,
@@ -197,5 +206,8 @@ fn policies() -> Vec<GcPolicy> {
         max_used_space: bytes(rule.max_used_space),
         min_free_space: bytes(rule.min_free_space),
     };
-    Policy::standard(Disk::default()).rules.iter().map(rule).collect()
+    let Some(worker) = &daemon.settings.collector else { return Vec::new() };
+    // It was read when the daemon started; a disk that can't be measured has no shares.
+    let disk = Disk::of(daemon.engine.store.root()).unwrap_or_default();
+    worker.policy(disk).map(|policy| policy.rules.iter().map(rule).collect()).unwrap_or_default()
 }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
     let name = std::path::Path::new(&name).file_name().unwrap_or_default();
     let done = match name.to_str() {
-        Some("buildkitd") => commands::daemon::buildkitd(),
+        Some("buildkitd") => commands::daemon::buildkitd::run(),
         Some("buildctl") => commands::buildctl::run(),
         _ => commands::Larder::parse().run(),
     };

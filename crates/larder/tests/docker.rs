@@ -7,15 +7,15 @@ use crate::kitchen::{Kitchen, Ran};
 use crate::leaves::eventually;
 
 /// An engine without a network, in the kitchen's folder.
-struct Engine {
+pub struct Engine {
     child: Child,
-    socket: String,
+    pub socket: String,
     path: String,
 }
 
 impl Engine {
     /// `None`, loudly, where there is none.
-    fn start(kitchen: &Kitchen) -> Option<Engine> {
+    pub fn start(kitchen: &Kitchen) -> Option<Engine> {
         let peers = std::env::var("LARDER_PEERS").unwrap_or_else(|_| "/usr/local/lib/larder-peers".to_owned());
         let folder = PathBuf::from(peers).join("docker");
         if !folder.join("dockerd").exists() {
@@ -36,7 +36,7 @@ impl Engine {
         Some(engine)
     }
 
-    fn docker(&self, args: &[&str]) -> Ran {
+    pub fn docker(&self, args: &[&str]) -> Ran {
         let mut command = Command::new("docker");
         Ran::of(command.args(args).env("PATH", &self.path).env("DOCKER_HOST", &self.socket).output().unwrap())
     }

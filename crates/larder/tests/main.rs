@@ -3,13 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
+mod actions;
 mod attested;
 mod buildx;
 mod cache_faults;
 mod cached;
 mod caches;
 mod causes;
+mod compose;
 mod docker;
+mod doors;
 mod failing;
 mod frontends;
 mod git;
@@ -21,6 +24,7 @@ mod kitchen;
 mod layouts;
 mod leaves;
 mod load;
+mod named;
 mod outputs;
 mod platforms;
 mod registries;

@@ -36,7 +36,8 @@ pub struct InfoResponse {
     pub buildkit_version: Option<Version>,
 }
 
-const INFO: &str = "/moby.buildkit.v1.Control/Info";
+/// The method.
+pub const INFO: &str = "/moby.buildkit.v1.Control/Info";
 
 /// A service that says its version.
 #[derive(Clone)]

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,6 +14,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use crate::auth::{Challenge, basic};
 use crate::s3::Ambient;
+use crate::trust::{self, Trust};
 use crate::{Error, Login};
 
 /// Tries of one request.
@@ -32,6 +33,9 @@ pub struct Client {
     mirrors: HashMap<String, Vec<String>>,
     /// Hosts that speak plain HTTP, beside those on loopback.
     plain: HashSet<String>,
+    /// Hosts whose certificates are looked at otherwise, and the clients for them.
+    trusts: HashMap<String, Trust>,
+    trusting: Mutex<HashMap<String, reqwest::Client>>,
     /// Spreads the pauses between tries; without one the process' id does.
     seed: Option<u64>,
     /// What the surroundings say of AWS.
@@ -93,6 +97,12 @@ impl Client {
     /// Asks `hosts` over plain HTTP.
     pub fn with_plain(mut self, hosts: impl IntoIterator<Item = String>) -> Client {
         self.plain.extend(hosts);
+        self
+    }
+
+    /// Believes hosts (`name` or `name:port`) as it is said here, instead of the machine's authorities.
+    pub fn with_trusts(mut self, trusts: HashMap<String, Trust>) -> Client {
+        self.trusts = trusts;
         self
     }
 
@@ -163,23 +173,28 @@ impl Client {
         format!("{}://{host}", if here || self.plain.contains(host) { "http" } else { "https" })
     }
 
+    /// What speaks to hosts that are believed as the machine believes them.
     pub(crate) fn http(&self) -> Result<&reqwest::Client, Error> {
         if let Some(http) = self.http.get() {
             return Ok(http);
         }
-        let failed = |reason: String| Error::Unreachable { url: "the network".to_owned(), reason };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.map_err(|e| failed(e.to_string()))?;
-        let config = config.with_root_certificates(roots()).with_no_client_auth();
-        let made = reqwest::Client::builder()
-            .tls_backend_preconfigured(config)
-            .connect_timeout(Duration::from_secs(15))
-            .read_timeout(Duration::from_secs(60))
-            .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let made = made.map_err(|e| failed(e.to_string()))?;
+        let made = trust::http(&Trust::default())?;
         Ok(self.http.get_or_init(|| made))
+    }
+
+    /// What speaks to the host of an address.
+    fn http_for(&self, url: &str) -> Result<reqwest::Client, Error> {
+        let host = host_of(url);
+        let Some(trust) = self.trusts.get(named(&host)).or_else(|| self.trusts.get(&host)) else {
+            return self.http().cloned();
+        };
+        let mut trusting = self.trusting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(http) = trusting.get(&host) {
+            return Ok(http.clone());
+        }
+        let http = trust::http(trust)?;
+        trusting.insert(host, http.clone());
+        Ok(http)
     }
 
     /// Sends a request: logs in when asked to, and tries again where that may help.
@@ -221,7 +236,7 @@ impl Client {
     }
 
     fn request(&self, ask: &Ask<'_>) -> Result<RequestBuilder, Error> {
-        let mut request = self.http()?.request(ask.method.clone(), &ask.url);
+        let mut request = self.http_for(&ask.url)?.request(ask.method.clone(), &ask.url);
         let accept = [media::OCI_MANIFEST, media::OCI_INDEX, media::DOCKER_MANIFEST, media::DOCKER_INDEX, "*/*"];
         request = request.header(ACCEPT, accept.join(", "));
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
@@ -262,18 +277,19 @@ impl Client {
             Some(Challenge::Bearer(fields)) => {
                 let realm = fields.get("realm").ok_or_else(|| failed("it names no token service".to_owned()))?;
                 let service = fields.get("service").map(String::as_str).unwrap_or_default();
-                format!("Bearer {}", self.token(realm, service, &scope(ask), credentials).await.map_err(failed)?)
+                format!("Bearer {}", self.token(&ask.url, (realm, service), &scope(ask), credentials).await.map_err(failed)?)
             }
         };
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert((host.clone(), scope(ask)), header);
         Ok(())
     }
 
-    /// A bearer token (distribution-spec, "Token Authentication").
+    /// A bearer token for the registry at `url` (distribution-spec, "Token Authentication"). Who believes the registry believes
+    /// its token service in the same way.
     async fn token(
         &self,
-        realm: &str,
-        service: &str,
+        url: &str,
+        (realm, service): (&str, &str),
         scope: &str,
         credentials: Option<(String, String)>,
     ) -> Result<String, String> {
@@ -282,7 +298,7 @@ impl Client {
             token: Option<String>,
             access_token: Option<String>,
         }
-        let http = self.http().map_err(|e| e.to_string())?;
+        let http = self.http_for(url).map_err(|e| e.to_string())?;
         let request = match credentials {
             Some((user, secret)) if user.is_empty() => {
                 let fields = [
@@ -417,21 +433,9 @@ pub(crate) fn verify(hasher: Hasher, host: &str, what: &Descriptor) -> Result<()
     Err(Error::WrongDigest { host: host.to_owned(), what: "a blob".to_owned(), expected, found })
 }
 
-/// Certificates that this machine trusts.
-fn roots() -> rustls::RootCertStore {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    let files = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-    if let Some(file) = files.iter().find(|f| std::path::Path::new(f).exists())
-        && let Ok(certificates) = CertificateDer::pem_file_iter(file)
-    {
-        for certificate in certificates.flatten() {
-            // One that rustls does not take is one that we do not trust.
-            let _ = roots.add(certificate);
-        }
-    }
-    roots
+/// Docker's own registry is configured under its short name.
+fn named(host: &str) -> &str {
+    if host == DOCKER.1 { DOCKER.0 } else { host }
 }
 
 #[cfg(test)]

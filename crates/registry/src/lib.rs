@@ -9,10 +9,12 @@ pub mod filter;
 mod push;
 pub mod s3;
 pub mod server;
+mod trust;
 
 pub use auth::Login;
 pub use client::{Client, Content};
 pub use download::Download;
+pub use trust::Trust;
 
 /// Why a registry could not be used.
 #[derive(Debug, thiserror::Error)]

@@ -106,7 +106,7 @@ impl Build {
     fn provenance(&self, built: &Built, wanted: &wanted::Provenance) -> Result<Attestation, Error> {
         let time = oci::time::rfc3339_micros;
         let run = Run { id: self.request().id.clone(), started: time(self.started()), finished: time(now_micros()) };
-        let made = built.making.provenance(wanted, &self.pins(), run, &self.engine().provenance)?;
+        let made = built.making.provenance(wanted, &self.pins(), run, &self.engine().settings.provenance)?;
         Ok(Attestation {
             file: wanted.filename.clone(),
             predicate: made.kind().to_owned(),

@@ -223,6 +223,7 @@ async fn run(
 ) -> Result<Vec<ResultId>, Error> {
     let Some(save) = save else { return bring(driver, work, vertex).await };
     let (question, lives) = ask(driver, work, vertex, inputs, reason, ran, save).await?;
+    let _turn = work.engine.turn().await;
     work.events.tell(What::Started { step: work.step });
     let begun = Instant::now();
     let made = operate(work, vertex, &lives).await;
@@ -313,6 +314,7 @@ async fn exec(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
             given: &given,
             name: &vertex.name(),
             cancel: &work.cancel,
+            dns: &work.engine.settings.dns,
         };
         exec.run(&mut output)
     })

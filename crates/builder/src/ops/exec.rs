@@ -54,6 +54,8 @@ pub struct Exec<'a> {
     pub name: &'a str,
     /// Ends the run.
     pub cancel: &'a sandbox::Cancel,
+    /// Names on the network.
+    pub dns: &'a sandbox::Dns,
 }
 
 impl Exec<'_> {
@@ -100,6 +102,7 @@ impl Exec<'_> {
         if !meta.hostname.is_empty() {
             spec.hostname = meta.hostname.clone();
         }
+        spec.dns = self.dns.clone();
         spec.hosts = meta.extra_hosts.iter().map(host).collect::<Result<_, _>>()?;
         spec.network = match NetMode::try_from(self.op.network) {
             Ok(NetMode::Host) => Network::Host,

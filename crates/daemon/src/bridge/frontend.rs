@@ -20,6 +20,7 @@ use super::Bridge;
 use super::solve::{Wanted, definition};
 use crate::jobs::{Job, Returned};
 use crate::session::MESSAGE;
+use crate::config::Frontends;
 use crate::{Daemon, refusal, workers};
 
 /// Bytes that wait between the process and the server.
@@ -46,6 +47,17 @@ impl Hosted {
     }
 }
 
+/// Refuses images that the operator does not want as frontends.
+fn allow(frontends: &Frontends, source: &str) -> Result<(), Status> {
+    let refused = |why: &str| Err(Status::permission_denied(format!("'{source}' is not an allowed gateway source{why}")));
+    if !frontends.gateway {
+        return refused(": frontends in images are turned off in this daemon's configuration");
+    }
+    let repository = |name: &str| oci::Reference::parse(name).ok().map(|r| (r.domain, r.path));
+    let is_named = frontends.repositories.iter().any(|allowed| repository(allowed) == repository(source));
+    if frontends.repositories.is_empty() || (is_named && repository(source).is_some()) { Ok(()) } else { refused("") }
+}
+
 /// Runs the frontend of the image `source` for what is wanted.
 pub fn run<'a>(
     daemon: &'a Daemon,
@@ -54,6 +66,7 @@ pub fn run<'a>(
     wanted: &'a Wanted<'_>,
 ) -> BoxFuture<'a, Result<bridge::Result, Status>> {
     Box::pin(async move {
+        allow(&daemon.settings.frontends, source)?;
         let image = Image::find(&job.build, source).await.map_err(|e| refusal::of(&e))?;
         let caps = wanted.attributes.get("frontend.caps").map(String::as_str).unwrap_or_default();
         let inputs = if wanted.inputs.is_empty() { "" } else { "moby.buildkit.frontend.inputs" };
@@ -82,7 +95,7 @@ fn environment(daemon: &Daemon, job: &Job, wanted: &Wanted<'_>) -> Vec<String> {
     let mut env: Vec<String> =
         options.map(|(i, (name, value))| format!("BUILDKIT_FRONTEND_OPT_{i}={name}={value}")).collect();
     env.push(format!("BUILDKIT_SESSION_ID={}", job.session));
-    env.push(format!("BUILDKIT_WORKERS={}", workers::json(&daemon.worker, &daemon.labels)));
+    env.push(format!("BUILDKIT_WORKERS={}", workers::json(daemon)));
     env.push("BUILDKIT_EXPORTEDPRODUCT=buildkit".to_owned());
     env
 }
@@ -138,5 +151,24 @@ fn fill(job: &Job, result: &mut bridge::Result) -> Result<(), Status> {
         Some(result::Result::Ref(one)) => fill(one),
         Some(result::Result::Refs(all)) => all.refs.values_mut().try_for_each(fill),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_frontends_that_the_operator_wants() {
+        let mut frontends = Frontends::default();
+        assert!(allow(&frontends, "docker/dockerfile:1").is_ok());
+        frontends.repositories = vec!["docker.io/docker/dockerfile".to_owned()];
+        assert!(allow(&frontends, "docker/dockerfile:1@sha256:bad").is_err());
+        assert!(allow(&frontends, "docker/dockerfile:1").is_ok());
+        for other in ["docker/dockerfile-upstream", "registry.example/docker/dockerfile", "", ":"] {
+            assert!(allow(&frontends, other).is_err(), "{other}");
+        }
+        frontends.gateway = false;
+        assert!(allow(&frontends, "docker/dockerfile:1").is_err());
     }
 }

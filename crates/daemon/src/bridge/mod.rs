@@ -79,7 +79,7 @@ impl LlbBridge for Bridge {
         Ok(Response::new(PongResponse {
             frontend_api_caps: workers::frontend_caps(),
             llb_caps: workers::llb_caps(),
-            workers: vec![workers::worker(&daemon.worker, &daemon.labels)],
+            workers: vec![workers::worker(daemon)],
         }))
     }
 

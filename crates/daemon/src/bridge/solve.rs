@@ -40,6 +40,7 @@ pub struct Wanted<'a> {
 
 /// Finds out what the result is made of.
 pub async fn solve(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
+    let frontends = &daemon.settings.frontends;
     match wanted.frontend {
         "" => {
             let graph = Arc::new(decode(wanted.definition)?);
@@ -49,8 +50,8 @@ pub async fn solve(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Resu
                 ..Default::default()
             })
         }
-        "dockerfile.v0" => dockerfile(daemon, job, wanted).await,
-        "gateway.v0" => {
+        "dockerfile.v0" if frontends.dockerfile => dockerfile(daemon, job, wanted).await,
+        "gateway.v0" if frontends.gateway => {
             let source = wanted.attributes.get("source").filter(|s| !s.is_empty());
             let source = source.ok_or_else(|| Status::invalid_argument("gateway.v0 without a source"))?;
             if is_built_in(source) {
@@ -60,6 +61,9 @@ pub async fn solve(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Resu
                 return dockerfile(daemon, job, &Wanted { attributes: &attributes, ..*wanted }).await;
             }
             frontend::run(daemon, job, source, wanted).await
+        }
+        name @ ("dockerfile.v0" | "gateway.v0") => {
+            Err(Status::permission_denied(format!("the frontend {name} is turned off in this daemon's configuration")))
         }
         other => Err(Status::not_found(format!("there is no frontend {other}: expected dockerfile.v0 or gateway.v0"))),
     }

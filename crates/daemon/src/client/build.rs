@@ -34,6 +34,20 @@ pub struct Offered {
     pub key: String,
 }
 
+/// Why a daemon did not build, as it says it.
+#[derive(Debug)]
+pub struct Refusal {
+    /// For people.
+    pub message: String,
+    /// Where in the client's file the cause stands.
+    pub place: Option<graph::Place>,
+}
+
+/// The name of the session of a build.
+pub(super) fn session(build: &str) -> String {
+    Digest::of(format!("session of {build}").as_bytes()).hex()[..25].to_owned()
+}
+
 /// The request in BuildKit's words.
 pub fn request(wanted: &Wanted) -> SolveRequest {
     let mut attributes: HashMap<_, _> = wanted.attributes.clone().into_iter().collect();
@@ -77,7 +91,7 @@ fn exports(request: &SolveRequest) -> Result<usize, Error> {
 }
 
 /// Ends a task with whoever started it.
-struct Ended(tokio::task::JoinHandle<()>);
+pub(super) struct Ended(tokio::task::JoinHandle<()>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
@@ -88,16 +102,57 @@ impl Drop for Ended {
 impl Client {
     /// Builds: `request` without its session, which is opened here. Dropped before its end, the build is cancelled.
     pub async fn build(&self, offered: Offered, request: SolveRequest, events: &Events) -> Result<Response, Error> {
-        let gone = |status: &Status| Error::Request(format!("the daemon on {}: {}", self.address, status.message()));
         let forbids = request.frontend_attrs.contains_key("fail-on-miss");
         if forbids && !self.is_larder().await.map_err(|e| Error::Request(e.to_string()))? {
             let text = format!("the daemon on {} is not larder, and knows no --fail-on-miss", self.address);
             return Err(Error::Request(text));
         }
         let exports = exports(&request)?;
+        match self.run(offered, request, events).await {
+            Ok(exporter) => {
+                let manifest = exporter.get("cache.manifest").and_then(|json| serde_json::from_str(json).ok());
+                Ok(Response { exporter, caches: vec![manifest; exports], ..Response::default() })
+            }
+            Err(status) => Err(Told::read(&status).unwrap_or_else(|| Error::Request(self.said(&status)))),
+        }
+    }
+
+    /// The same for any daemon and any request, and a failure as the daemon words it.
+    pub async fn solve(
+        &self,
+        offered: Offered,
+        request: SolveRequest,
+        events: &Events,
+    ) -> Result<BTreeMap<String, String>, Refusal> {
+        self.run(offered, request, events).await.map_err(|status| self.refusal(&status))
+    }
+
+    pub(super) fn refusal(&self, status: &Status) -> Refusal {
+        // As Go's clients word it.
+        let message = match status.code() {
+            Code::Unknown | Code::Unavailable => self.said(status),
+            Code::Cancelled => format!("Canceled: {}", status.message()),
+            code => format!("{code:?}: {}", status.message()),
+        };
+        Refusal { message, place: crate::refusal::place(status) }
+    }
+
+    fn said(&self, status: &Status) -> String {
+        match status.code() {
+            Code::Unavailable => format!("the daemon on {}: {}", self.address, status.message()),
+            _ => status.message().to_owned(),
+        }
+    }
+
+    async fn run(
+        &self,
+        offered: Offered,
+        request: SolveRequest,
+        events: &Events,
+    ) -> Result<BTreeMap<String, String>, Status> {
         let id = request.r#ref.clone();
-        let session = Digest::of(format!("session of {id}").as_bytes()).hex()[..25].to_owned();
-        let _session = self.open(&session, offered).await.map_err(|s| gone(&s))?;
+        let session = session(&id);
+        let _session = self.open(&session, offered).await?;
         let request = SolveRequest { session, ..request };
         let mut control = self.control();
         let shown = self.show(&id, events);
@@ -112,21 +167,11 @@ impl Client {
             }
             () = &mut shown => solving.await,
         };
-        match solved {
-            Ok(answer) => {
-                let exporter: BTreeMap<String, String> = answer.into_inner().exporter_response.into_iter().collect();
-                let manifest = exporter.get("cache.manifest").and_then(|json| serde_json::from_str(json).ok());
-                Ok(Response { exporter, caches: vec![manifest; exports], ..Response::default() })
-            }
-            Err(status) => Err(Told::read(&status).unwrap_or_else(|| match status.code() {
-                Code::Unavailable => gone(&status),
-                _ => Error::Request(status.message().to_owned()),
-            })),
-        }
+        Ok(solved?.into_inner().exporter_response.into_iter().collect())
     }
 
     /// Opens a session that lives as long as the answer.
-    async fn open(&self, id: &str, offered: Offered) -> Result<Ended, Status> {
+    pub(super) async fn open(&self, id: &str, offered: Offered) -> Result<Ended, Status> {
         let (send, receive) = mpsc::channel(tunnel::WAITING);
         // Nothing but bytes is ever put in.
         let bytes = ReceiverStream::new(receive).filter_map(|message: Result<_, Status>| ready(message.ok()));
@@ -145,7 +190,7 @@ impl Client {
     }
 
     /// Passes on what happens in the build until nothing more does.
-    async fn show(&self, id: &str, events: &Events) {
+    pub(super) async fn show(&self, id: &str, events: &Events) {
         // A stream that breaks off is no failure of the build, which tells itself how it ended.
         let asked = self.question(&Question::Events { id: id.to_owned() }, stream::empty()).await;
         match asked {
@@ -168,7 +213,7 @@ impl Client {
 }
 
 /// What can't be metadata is left out: a daemon takes it for not offered.
-fn put(metadata: &mut MetadataMap, key: &'static str, value: &str) {
+pub(super) fn put(metadata: &mut MetadataMap, key: &'static str, value: &str) {
     if let (Ok(key), Ok(value)) = (MetadataKey::from_bytes(key.as_bytes()), MetadataValue::try_from(value)) {
         metadata.insert(key, value);
     }

@@ -3,6 +3,8 @@
 
 mod build;
 mod content;
+mod control;
+mod frontend;
 mod offer;
 mod outputs;
 mod status;
@@ -22,8 +24,8 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Streaming};
 
-pub use build::{Offered, request};
-pub use proto::control::{CacheOptions, CacheOptionsEntry, SolveRequest};
+pub use build::{Offered, Refusal, request};
+pub use proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest};
 pub use proto::pb::Definition;
 pub use proto::worker::WorkerRecord;
 

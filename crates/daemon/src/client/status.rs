@@ -18,49 +18,60 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Passes on what is new in a message.
+    /// Passes on what is new in a message, in the order in which it happened.
     pub fn read(&mut self, message: &StatusResponse, events: &Events) {
-        let tell = |at: Option<&Timestamp>, what| {
-            events.pass(Event { at: at.map_or_else(builder::event::now_micros, micros), what });
-        };
+        let mut news = Vec::new();
+        let mut ended = Vec::new();
         for vertex in &message.vertexes {
-            self.vertex(vertex, &tell);
+            self.vertex(vertex, &mut news, &mut ended);
         }
+        let at = |time: Option<&Timestamp>| time.map_or_else(builder::event::now_micros, micros);
         for part in &message.statuses {
             let Ok(step) = Digest::parse(&part.vertex) else { continue };
             let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
             let (current, total, done) = (bytes(part.current), bytes(part.total), part.completed.is_some());
-            tell(part.timestamp.as_ref(), What::Progress { step, part: part.id.clone(), current, total, done });
+            let what = What::Progress { step, part: part.id.clone(), current, total, done };
+            news.push(Event { at: at(part.timestamp.as_ref()), what });
         }
         for log in &message.logs {
             let Ok(step) = Digest::parse(&log.vertex) else { continue };
             let stream = if log.stream == 2 { Stream::Err } else { Stream::Out };
-            tell(log.timestamp.as_ref(), What::Log { step, stream, bytes: log.msg.clone() });
+            let what = What::Log { step, stream, bytes: log.msg.clone() };
+            news.push(Event { at: at(log.timestamp.as_ref()), what });
         }
         for warning in &message.warnings {
             let Ok(step) = Digest::parse(&warning.vertex) else { continue };
-            tell(None, What::Warning { step, warning: self::warning(warning) });
+            news.push(Event { at: at(None), what: What::Warning { step, warning: self::warning(warning) } });
         }
+        // At the same time, an end comes last.
+        news.append(&mut ended);
+        news.sort_by_key(|event| event.at);
+        news.into_iter().for_each(|event| events.pass(event));
     }
 
-    fn vertex(&mut self, vertex: &Vertex, tell: &impl Fn(Option<&Timestamp>, What)) {
+    fn vertex(&mut self, vertex: &Vertex, news: &mut Vec<Event>, ended: &mut Vec<Event>) {
         let Ok(step) = Digest::parse(&vertex.digest) else { return };
+        let at = |time: Option<&Timestamp>| time.map_or_else(builder::event::now_micros, micros);
+        let started = || Event { at: at(vertex.started.as_ref()), what: What::Started { step } };
         if self.known.insert(step) {
             let inputs = vertex.inputs.iter().filter_map(|d| Digest::parse(d).ok()).collect();
             let group = vertex.progress_group.as_ref().map(|g| g.name.clone());
-            tell(vertex.started.as_ref(), What::Known { step, name: vertex.name.clone(), inputs, group });
+            let what = What::Known { step, name: vertex.name.clone(), inputs, group };
+            // What is known is known before anything of it happens.
+            news.push(Event { at: vertex.started.as_ref().map_or(0, micros), what });
         }
         if vertex.started.is_some() && vertex.completed.is_none() && self.started.insert(step) {
             self.completed.remove(&step);
-            tell(vertex.started.as_ref(), What::Started { step });
+            news.push(started());
         }
         if vertex.completed.is_some() && self.completed.insert(step) {
             if self.started.insert(step) {
-                tell(vertex.started.as_ref(), What::Started { step });
+                news.push(started());
             }
             self.started.remove(&step);
             let error = (!vertex.error.is_empty()).then(|| vertex.error.clone());
-            tell(vertex.completed.as_ref(), What::Completed { step, cached: vertex.cached, error });
+            let what = What::Completed { step, cached: vertex.cached, error };
+            ended.push(Event { at: at(vertex.completed.as_ref()), what });
         }
     }
 }

@@ -85,7 +85,7 @@ impl Control for Daemon {
     }
 
     async fn list_workers(&self, _: Request<ListWorkersRequest>) -> Result<Response<ListWorkersResponse>, Status> {
-        Ok(Response::new(ListWorkersResponse { record: vec![workers::worker(&self.worker, &self.labels)] }))
+        Ok(Response::new(ListWorkersResponse { record: vec![workers::worker(self)] }))
     }
 
     async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {

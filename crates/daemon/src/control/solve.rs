@@ -87,7 +87,7 @@ impl Drop for UnderWay<'_> {
 
 fn refuse(daemon: &Daemon, entitlements: &[String]) -> Result<(), Status> {
     for entitlement in entitlements {
-        if !daemon.allowed.contains(entitlement) {
+        if !daemon.settings.allowed.contains(entitlement) {
             let text = format!(
                 "entitlement {entitlement} is not allowed: start the daemon with --allow-insecure-entitlement {entitlement}"
             );

@@ -33,7 +33,7 @@ pub struct Larder {
 enum Verb {
     #[command(visible_alias = "b")]
     Build(Box<build::flags::Flags>),
-    Daemon(daemon::Flags),
+    Daemon(Box<daemon::Flags>),
     Explain(explain::Flags),
     History(history::Flags),
     Du(du::Flags),
@@ -83,7 +83,7 @@ impl Larder {
         let root = Root::of(self.root);
         match self.verb {
             Verb::Build(flags) => build::run(&root, &flags),
-            Verb::Daemon(flags) => daemon::run(&root.path, &flags),
+            Verb::Daemon(flags) => daemon::run(&root, *flags),
             Verb::Explain(flags) => explain::run(&root, &flags),
             Verb::History(flags) => history::run(&root, &flags),
             Verb::Du(flags) => du::run(&root, &flags),
@@ -127,6 +127,8 @@ pub struct Root {
     pub path: PathBuf,
     /// In the order in which they are tried.
     pub sockets: Vec<PathBuf>,
+    /// Nobody named it.
+    pub is_usual: bool,
 }
 
 impl Root {
@@ -136,7 +138,7 @@ impl Root {
         let path = named.unwrap_or_else(default_root);
         let usual = is_usual.then(|| run_folder().join(USUAL_SOCKET));
         let sockets = [path.join(SOCKET)].into_iter().chain(usual).collect();
-        Root { path, sockets }
+        Root { path, sockets, is_usual }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Progress of a build for people and programs: plain lines, a live terminal, raw JSON, or nothing.
 //! Each display is a fold over the build's one stream of events; printing happens on a thread of its own.
 
+mod failures;
 mod plain;
 mod raw;
 mod steps;
@@ -41,6 +42,16 @@ impl Kind {
     }
 }
 
+/// Where a display prints.
+pub enum Target {
+    /// Standard error.
+    Error,
+    /// Standard output.
+    Output,
+    /// Standard error, and every event as [`Kind::RawJson`] into a file.
+    Traced(std::fs::File),
+}
+
 /// Something that shows events.
 trait Display: Send {
     /// Takes one event.
@@ -60,16 +71,37 @@ pub struct Progress {
 impl Progress {
     /// Starts a display on standard error.
     pub fn start(kind: Kind) -> Progress {
-        let (sender, receiver) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            let mut display: Box<dyn Display> = match kind {
-                Kind::Plain => Box::new(plain::Plain::new(std::io::stderr())),
-                Kind::Tty => Box::new(tty::Tty::new(std::io::stderr())),
-                Kind::RawJson => Box::new(raw::Raw::new(std::io::stderr())),
-                Kind::Quiet => Box::new(Nothing),
+        Progress::start_on(kind, Target::Error)
+    }
+
+    /// Starts a display.
+    pub fn start_on(kind: Kind, target: Target) -> Progress {
+        Progress::of(move || match target {
+            Target::Error => display(kind, std::io::stderr()),
+            Target::Output => display(kind, std::io::stdout()),
+            Target::Traced(file) => Box::new(Both(display(kind, std::io::stderr()), Box::new(raw::Raw::new(file)))),
+        })
+    }
+
+    /// Starts a display that for people ends with the last lines of each step that failed, as buildx's and buildctl's do.
+    pub fn start_summed(kind: Kind, target: Target) -> Progress {
+        let (traced, is_for_people) = (matches!(target, Target::Output), matches!(kind, Kind::Plain | Kind::Tty));
+        if traced || !is_for_people {
+            return Progress::start_on(kind, target);
+        }
+        Progress::of(move || {
+            let shown = display(kind, std::io::stderr());
+            let shown: Box<dyn Display> = match target {
+                Target::Traced(file) => Box::new(Both(shown, Box::new(raw::Raw::new(file)))),
+                _ => shown,
             };
-            run(&receiver, display.as_mut());
-        });
+            Box::new(Both(shown, Box::new(failures::Failures::new(std::io::stderr()))))
+        })
+    }
+
+    fn of(display: impl FnOnce() -> Box<dyn Display> + Send + 'static) -> Progress {
+        let (sender, receiver) = mpsc::channel();
+        let thread = std::thread::spawn(move || run(&receiver, display().as_mut()));
         Progress { sender, thread }
     }
 
@@ -96,6 +128,32 @@ fn run(receiver: &mpsc::Receiver<Event>, display: &mut dyn Display) {
         }
     }
     display.finish();
+}
+
+fn display(kind: Kind, out: impl std::io::Write + Send + 'static) -> Box<dyn Display> {
+    match kind {
+        Kind::Plain => Box::new(plain::Plain::new(out)),
+        Kind::Tty => Box::new(tty::Tty::new(out)),
+        Kind::RawJson => Box::new(raw::Raw::new(out)),
+        Kind::Quiet => Box::new(Nothing),
+    }
+}
+
+/// Two displays of the same events.
+struct Both(Box<dyn Display>, Box<dyn Display>);
+
+impl Display for Both {
+    fn show(&mut self, event: &Event) {
+        self.0.show(event);
+        self.1.show(event);
+    }
+    fn tick(&mut self) {
+        self.0.tick();
+    }
+    fn finish(&mut self) {
+        self.0.finish();
+        self.1.finish();
+    }
 }
 
 struct Nothing;

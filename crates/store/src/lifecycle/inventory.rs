@@ -1,6 +1,7 @@
 //! What is in the store, at one moment, as data: one item for each snapshot, volume, loose blob and loose record, with
 //! everything that a plan decides by. Taking it measures what nobody measured yet; it changes nothing else.
 
+use std::path::Path;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
@@ -91,7 +92,7 @@ impl Inventory {
     pub fn take(store: &Store) -> Result<Inventory> {
         store.with_ballast(|| {
             measure_missing(store)?;
-            Ok(Inventory { items: Tally::read(store)?.items(store)?, disk: disk(store)? })
+            Ok(Inventory { items: Tally::read(store)?.items(store)?, disk: Disk::of(store.root())? })
         })
     }
 
@@ -101,10 +102,12 @@ impl Inventory {
     }
 }
 
-fn disk(store: &Store) -> Result<Disk> {
-    let root = store.root();
-    let stat = rustix::fs::statvfs(root).doing("ask the size of the file system of", root)?;
-    Ok(Disk { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+impl Disk {
+    /// Measures the file system of a folder.
+    pub fn of(folder: &Path) -> Result<Disk> {
+        let stat = rustix::fs::statvfs(folder).doing("ask the size of the file system of", folder)?;
+        Ok(Disk { total: stat.f_blocks * stat.f_frsize, free: stat.f_bavail * stat.f_frsize })
+    }
 }
 
 /// Measures snapshots and volumes whose size is not known, on two threads, and keeps the sizes.

@@ -11,11 +11,11 @@ use crate::client::LocalSession;
 use crate::client::content::Folder;
 
 /// Caches to read, and what was left out.
-pub fn imports(texts: &[String], session: &mut LocalSession) -> Result<(Vec<Request>, Vec<String>), String> {
+pub fn imports(flag: &str, texts: &[String], session: &mut LocalSession) -> Result<(Vec<Request>, Vec<String>), String> {
     let (mut requests, mut warnings) = (Vec::new(), Vec::new());
     for text in texts {
-        let request = parse("--cache-from", text)?;
-        let scoped = scoped(&request, "--cache-from", text)?;
+        let request = parse(flag, text)?;
+        let scoped = scoped(&request, flag, text)?;
         if let Some(scoped) = scoped {
             requests.extend(scoped);
             continue;
@@ -23,7 +23,7 @@ pub fn imports(texts: &[String], session: &mut LocalSession) -> Result<(Vec<Requ
         let mut request = request;
         if request.kind == "local" {
             let src = request.attributes.get("src").filter(|s| !s.is_empty());
-            let src = src.ok_or_else(|| format!("--cache-from {text}: src=FOLDER is missing"))?.clone();
+            let src = src.ok_or_else(|| format!("{flag} {text}: src=FOLDER is missing"))?.clone();
             let folder = Folder::new(Path::new(&src));
             if !request.attributes.contains_key("digest") {
                 let tag = request.attributes.get("tag").map_or("latest", String::as_str);
@@ -43,21 +43,21 @@ pub fn imports(texts: &[String], session: &mut LocalSession) -> Result<(Vec<Requ
 }
 
 /// Caches to write.
-pub fn exports(texts: &[String], session: &mut LocalSession) -> Result<Vec<Request>, String> {
+pub fn exports(flag: &str, texts: &[String], session: &mut LocalSession) -> Result<Vec<Request>, String> {
     let mut requests: Vec<Request> = Vec::new();
     for text in texts {
-        let mut request = parse("--cache-to", text)?;
+        let mut request = parse(flag, text)?;
         // A build writes the nearest scope, and no other.
-        if let Some(scoped) = scoped(&request, "--cache-to", text)?.and_then(|all| all.into_iter().next()) {
+        if let Some(scoped) = scoped(&request, flag, text)?.and_then(|all| all.into_iter().next()) {
             request = scoped;
         }
         if request.kind == "local" {
             let dest = request.attributes.get("dest").filter(|d| !d.is_empty());
-            let dest = dest.ok_or_else(|| format!("--cache-to {text}: dest=FOLDER is missing"))?;
+            let dest = dest.ok_or_else(|| format!("{flag} {text}: dest=FOLDER is missing"))?;
             session.content.insert(format!("local:{dest}"), Folder::new(Path::new(dest)));
         }
         if requests.contains(&request) {
-            return Err(format!("--cache-to {text}: given twice"));
+            return Err(format!("{flag} {text}: given twice"));
         }
         requests.push(request);
     }

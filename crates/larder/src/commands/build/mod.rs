@@ -2,10 +2,10 @@
 //! Progress goes to standard error; standard output carries only a result that was asked for.
 
 mod attest;
-mod caches;
+pub mod caches;
 pub mod csv;
 pub mod flags;
-mod request;
+pub mod request;
 mod scope;
 
 use std::path::Path;

@@ -66,8 +66,8 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         session.agents.insert(id, agent);
     }
     let outputs = outputs(flags, &mut session)?;
-    let (cache_from, warnings) = caches::imports(&flags.cache_from, &mut session)?;
-    let cache_to = caches::exports(&flags.cache_to, &mut session)?;
+    let (cache_from, warnings) = caches::imports("--cache-from", &flags.cache_from, &mut session)?;
+    let cache_to = caches::exports("--cache-to", &flags.cache_to, &mut session)?;
     let request = Request {
         cache_from,
         cache_to,
@@ -89,7 +89,7 @@ fn is_over_ssh(context: &str) -> bool {
 }
 
 /// A name for this build: time and process make it one of its own.
-fn id() -> String {
+pub fn id() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let mut value = now.as_nanos() << 22 | u128::from(std::process::id());
     let mut text = Vec::new();
@@ -101,7 +101,7 @@ fn id() -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn docker_config() -> Option<PathBuf> {
+pub fn docker_config() -> Option<PathBuf> {
     let folder = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker"));
     folder.or_else(home).map(|folder| folder.join("config.json"))

@@ -1,19 +1,18 @@
-//! `larder daemon`: serves BuildKit's API, so that `docker buildx` builds with larder. Under the name `buildkitd` it
-//! takes buildkitd's own flags.
+//! `larder daemon`: serves BuildKit's API, so that `docker buildx` builds with larder.
 //! It owns the store until it ends; a signal ends it once what runs was cancelled.
 
-use std::collections::BTreeMap;
+pub mod buildkitd;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ::daemon::address::ServerTls;
-use ::daemon::config::{Config, Verify};
+use ::daemon::config::{Config, Dns, Verify, Worker};
 use ::daemon::{Address, Daemon, Door, Guard, serve};
 use builder::Engine;
-use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, SOCKET, USUAL_SOCKET, open};
+use super::{Failure, Root, SOCKET, USUAL_SOCKET, open};
 use crate::systemd;
 
 /// Serve BuildKit's API for docker buildx
@@ -74,62 +73,12 @@ impl TlsFlags {
     }
 }
 
-/// buildkitd's command line, as far as larder can mean the same by it.
-#[derive(Parser, Debug)]
-#[command(name = "buildkitd", version, about = "larder under buildkitd's name: serves BuildKit's API")]
-pub struct Buildkitd {
-    #[arg(long)]
-    addr: Vec<String>,
-    #[command(flatten)]
+/// What both names of the daemon have beside the configuration.
+struct Options {
+    addresses: Vec<String>,
     tls: TlsFlags,
-    #[arg(long)]
-    allow_insecure_entitlement: Vec<String>,
-    #[arg(long)]
-    config: Option<PathBuf>,
-    #[arg(long, env = "LARDER_ROOT")]
-    root: Option<PathBuf>,
-    #[arg(long)]
-    debug: bool,
-    #[arg(long)]
-    trace: bool,
-    /// There is one worker, whatever its name.
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    oci_worker: Option<String>,
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    containerd_worker: Option<String>,
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
-    oci_worker_gc: Option<bool>,
-    #[arg(long)]
-    oci_worker_labels: Vec<String>,
-    /// Layers are kept as overlays.
-    #[arg(long, value_parser = ["auto", "overlayfs"])]
-    oci_worker_snapshotter: Option<String>,
-    /// Steps share the machine's network or have none.
-    #[arg(long, value_parser = ["auto", "host"])]
-    oci_worker_net: Option<String>,
-}
-
-/// Runs under buildkitd's name.
-pub fn buildkitd() -> Result<(), Failure> {
-    let given = Buildkitd::parse();
-    let mut labels = BTreeMap::new();
-    for text in given.oci_worker_labels.iter().flat_map(|labels| labels.split(',')) {
-        let wrong = || Failure::usage(format!("--oci-worker-labels {text}: expected NAME=VALUE"));
-        let (name, value) = text.split_once('=').ok_or_else(wrong)?;
-        labels.insert(name.to_owned(), value.to_owned());
-    }
-    // buildkitd reads its default file when there is one.
-    let usual = Path::new("/etc/buildkit/buildkitd.toml");
-    let flags = Flags {
-        addr: given.addr,
-        tls: given.tls,
-        allow_insecure_entitlement: given.allow_insecure_entitlement,
-        config: given.config.or_else(|| usual.exists().then(|| usual.to_owned())),
-        no_gc: given.oci_worker_gc == Some(false),
-        registry: None,
-    };
-    let root = given.root.unwrap_or_else(|| super::data_folder().join("buildkit"));
-    start(&root, &flags, labels, &socket("buildkit/buildkitd.sock"))
+    no_gc: bool,
+    registry: Option<SocketAddr>,
 }
 
 /// The address of a socket in the folder for sockets.
@@ -138,8 +87,20 @@ fn socket(name: &str) -> String {
 }
 
 /// Serves until a signal comes.
-pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
-    start(root, flags, BTreeMap::new(), &socket(USUAL_SOCKET))
+pub fn run(root: &Root, flags: Flags) -> Result<(), Failure> {
+    let mut config = flags.config.as_deref().map_or(Ok(Config::default()), read)?;
+    config.insecure_entitlements.extend(flags.allow_insecure_entitlement);
+    let Flags { addr, tls, no_gc, registry, .. } = flags;
+    let options = Options { addresses: addr, tls, no_gc, registry };
+    let path = config.root.clone().filter(|_| root.is_usual).unwrap_or_else(|| root.path.clone());
+    start(&path, config, &options, &socket(USUAL_SOCKET))
+}
+
+/// Reads a configuration, and says what of it does nothing.
+fn read(path: &Path) -> Result<Config, Failure> {
+    let (config, left_out) = Config::read(path).map_err(Failure::usage)?;
+    left_out.iter().for_each(|text| eprintln!("warning: {}: {text}", path.display()));
+    Ok(config)
 }
 
 /// Opens every door. Where the store is, a command finds its daemon, so there is always one there too.
@@ -172,40 +133,42 @@ fn doors(root: &Path, addresses: &[String], guard: &Guard) -> Result<Vec<Door>, 
     Ok(doors)
 }
 
-fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>, usual: &str) -> Result<(), Failure> {
+fn start(root: &Path, config: Config, options: &Options, usual: &str) -> Result<(), Failure> {
     ::daemon::syscall::keep_heap_small();
-    let config = match &flags.config {
-        None => Config::default(),
-        Some(path) => {
-            let (config, unknown) = Config::read(path).map_err(Failure::usage)?;
-            for key in unknown {
-                eprintln!("warning: {}: larder does not know `{key}`; it is left out", path.display());
-            }
-            config
-        }
-    };
     let usual = [usual.to_owned()];
-    let addresses = [&flags.addr, &config.grpc.address].into_iter().find(|list| !list.is_empty());
+    let addresses = [&options.addresses, &config.grpc.address].into_iter().find(|list| !list.is_empty());
     let addresses = addresses.map_or(usual.as_slice(), Vec::as_slice);
-    let guard = flags.tls.guard(&config)?;
+    let guard = options.tls.guard(&config)?;
     let worker = config.oci();
-    labels.extend(worker.labels);
-    let mut allowed = flags.allow_insecure_entitlement.clone();
-    allowed.extend(config.insecure_entitlements.iter().cloned());
+    let host = oci::Platform::host();
+    let platforms = worker.platforms.iter().map(|text| oci::Platform::parse(text, &host));
+    let platforms = platforms.collect::<Result<_, _>>().map_err(Failure::usage)?;
+    // What can't be read is the operator's mistake, and is said now.
+    worker.policy(store::lifecycle::Disk::default()).map_err(Failure::usage)?;
+    let collects = !options.no_gc && worker.gc != Some(false);
+    let settings = ::daemon::Settings {
+        allowed: config.insecure_entitlements.clone(),
+        labels: worker.labels.clone(),
+        platforms,
+        verify: config.context.verify == Verify::Content,
+        collector: collects.then(|| worker.clone()),
+        frontends: config.frontends(),
+    };
+    let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
+    let registry = registry.with_trusts(config.trusts().map_err(Failure::usage)?);
     let store = open(root)?;
     let doors = doors(root, addresses, &guard)?;
-    let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
-    let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
-    let provenance = config.provenance().map_err(Failure::usage)?;
-    let engine = Engine::with_provenance(store, sandbox, registry, provenance);
-    let verify = config.context.verify == Verify::Content;
-    let daemon = Daemon::new(engine.clone(), allowed, labels).verifying(verify);
-    let collect = !flags.no_gc && worker.gc != Some(false);
+    for door in &doors {
+        door.give_to(config.grpc.uid, config.grpc.gid).map_err(Failure::failed)?;
+    }
+    let cgroup_parent = Some(worker.default_cgroup_parent.clone()).filter(|parent| !parent.is_empty());
+    let sandbox = sandbox::Config { cgroup_parent, ..sandbox::Config::default() };
+    let sandbox = sandbox::Sandbox::new(sandbox).map_err(Failure::failed)?;
+    let engine = Engine::with_settings(store, sandbox, registry, builder(&config, &worker)?);
+    let daemon = Daemon::new(engine.clone(), settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
-        if collect {
-            daemon.collect();
-        }
+        daemon.collect();
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let stop = async move {
             tokio::select! {
@@ -213,7 +176,7 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>, usual
                 _ = interrupt.recv() => {}
             }
         };
-        if let Some(address) = flags.registry {
+        if let Some(address) = options.registry {
             serve_registry(root, address, &engine.store).await?;
         }
         let shown: Vec<_> = doors.iter().map(|door| door.address().to_string()).collect();
@@ -224,6 +187,17 @@ fn start(root: &Path, flags: &Flags, mut labels: BTreeMap<String, String>, usual
     runtime.shutdown_timeout(std::time::Duration::from_secs(10));
     engine.store.flush()?;
     served
+}
+
+/// What the configuration sets for every build.
+fn builder(config: &Config, worker: &Worker) -> Result<builder::Settings, Failure> {
+    let Dns { nameservers, options, search_domains } = config.dns.clone();
+    Ok(builder::Settings {
+        provenance: config.provenance().map_err(Failure::usage)?,
+        retention: config.history.retention(),
+        parallelism: worker.max_parallelism,
+        dns: sandbox::Dns { nameservers, options, search: search_domains },
+    })
 }
 
 /// Serves a registry in the background, on the same blobs: those of the store are taken by a second name for their files.
