@@ -36,7 +36,8 @@ fn build_and_push() {
         let name = format!("{}/app:main", registry.host);
         let provenance = "type=provenance,mode=max,builder-id=https://ci.example/runs/1";
         let cache = format!("type=registry,ref={}/app:cache", registry.host);
-        let args = ["build", "--builder", "builder-1", "--build-arg", "V=1", "--label", "run=1", "--iidfile", text(&iid)];
+        let args =
+            ["build", "--builder", "builder-1", "--build-arg", "V=1", "--label", "run=1", "--iidfile", text(&iid)];
         let more = ["--attest", provenance, "--tag", &name, "--metadata-file", text(&metadata), "--push", "."];
         let caches = ["--cache-from", &cache, "--cache-to", &format!("{cache},mode=max")];
         daemon.buildx(&[&args[..], &caches, &more].concat()).ok();
@@ -58,7 +59,8 @@ fn build_and_push() {
 
 /// The job's summary, and the record of the build for Docker Desktop.
 fn summary(kitchen: &Kitchen, daemon: &Daemon<'_>, reference: &str, name: &str) {
-    let inspected = daemon.buildx(&["history", "inspect", "--builder", "builder-1", reference, "--format", "json"]).ok();
+    let inspected =
+        daemon.buildx(&["history", "inspect", "--builder", "builder-1", reference, "--format", "json"]).ok();
     let record: serde_json::Value = serde_json::from_str(&inspected.stdout).unwrap();
     assert_eq!(record["Status"], "completed", "{record}");
     assert_eq!(record["Ref"], reference, "{record}");

@@ -39,7 +39,8 @@ fn only_clients_of_the_authority_build() {
     let ask = |args: &[&str]| named.buildctl(&[&["--addr", &address], args, &["debug", "workers"]].concat());
     assert!(ask(&["--tlsdir", &good]).ok().stdout.contains("linux/"));
     let apart = [("--tlscacert", "ca.pem"), ("--tlscert", "cert.pem"), ("--tlskey", "key.pem")];
-    let apart: Vec<String> = apart.iter().flat_map(|(flag, file)| [(*flag).to_owned(), format!("{good}/{file}")]).collect();
+    let apart: Vec<String> =
+        apart.iter().flat_map(|(flag, file)| [(*flag).to_owned(), format!("{good}/{file}")]).collect();
     ask(&apart.iter().map(String::as_str).collect::<Vec<_>>()).ok();
     // Another name in the certificate than the address' host has to be said.
     assert_ne!(ask(&["--tlsdir", &good, "--tlsservername", "builder.example"]).code, 0);
@@ -80,7 +81,12 @@ fn remote(kitchen: &Kitchen, client: &str, address: &str, certificates: &str, ma
     let options = format!("cacert={certificates}/ca.pem,cert={certificates}/cert.pem,key={certificates}/key.pem");
     buildx(&["create", "--name", "tls", "--driver", "remote", "--driver-opt", &options, address, "--use"]).ok();
     let inspected = if may { buildx(&["inspect", "--bootstrap"]) } else { buildx(&["inspect"]) };
-    assert_eq!(inspected.stdout.contains("Status:") && inspected.stdout.contains("running"), may, "{}", inspected.stdout);
+    assert_eq!(
+        inspected.stdout.contains("Status:") && inspected.stdout.contains("running"),
+        may,
+        "{}",
+        inspected.stdout
+    );
     if may {
         let ran = buildx(&["build", "--progress", "plain", kitchen.context().to_str().unwrap()]).ok();
         assert!(ran.stderr.contains("RUN echo over TLS"), "{}", ran.stderr);

@@ -47,7 +47,8 @@ impl<'a> Named<'a> {
     fn build(&self, args: &[&str]) -> Ran {
         let context = format!("context={}", self.kitchen.context().display());
         let dockerfile = format!("dockerfile={}", self.kitchen.context().display());
-        let all = ["build", "--progress=plain", "--frontend=dockerfile.v0", "--local", &context, "--local", &dockerfile];
+        let all =
+            ["build", "--progress=plain", "--frontend=dockerfile.v0", "--local", &context, "--local", &dockerfile];
         self.buildctl(&[&all, args].concat())
     }
 
@@ -108,7 +109,8 @@ fn builds_through_buildctl() {
     let cache = format!("type=local,dest={}", at("cache"));
     let given = ["--opt", "target=one", "--opt", "build-arg:WHO", "--secret", &tok, "--output", &out];
     let beside = ["--metadata-file", &meta, "--ref-file", &reference, "--trace", &trace, "--export-cache", &cache];
-    let ran = Ran::of(named.command("buildctl", &[]).env("WHO", "me").args(full(&named, &given, &beside)).output().unwrap());
+    let ran =
+        Ran::of(named.command("buildctl", &[]).env("WHO", "me").args(full(&named, &given, &beside)).output().unwrap());
     assert!(ran.ok().stderr.contains("[one 3/3] RUN --mount=type=secret"));
     assert_eq!(std::fs::read_to_string(kitchen.path("out/a")).unwrap(), "first\nme\n");
     let traced = std::fs::read_to_string(&trace).unwrap();
@@ -161,7 +163,8 @@ fn full(named: &Named<'_>, given: &[&str], beside: &[&str]) -> Vec<String> {
 
 /// A graph: one process over the base image.
 fn graph() -> Vec<u8> {
-    let source = pb::SourceOp { identifier: "docker-image://docker.io/library/base:latest".to_owned(), ..Default::default() };
+    let source =
+        pb::SourceOp { identifier: "docker-image://docker.io/library/base:latest".to_owned(), ..Default::default() };
     let source = pb::Op { op: Some(pb::op::Op::Source(source)), ..Default::default() }.encode_to_vec();
     let input = |bytes: &[u8]| pb::Input { digest: oci::Digest::of(bytes).to_string(), index: 0 };
     let args = ["/bin/sh", "-c", "echo a graph > /out"].map(str::to_owned).to_vec();
@@ -198,7 +201,11 @@ fn graphs_on_standard_input() {
     assert_eq!(dumped.stdout.lines().count(), 3);
     assert!(dumped.stdout.contains("\"args\":[\"/bin/sh\",\"-c\",\"echo a graph > /out\"]"), "{}", dumped.stdout);
     let picture = feed(&["debug", "dump-llb", "--dot"], &graph()).ok();
-    assert!(picture.stdout.starts_with("digraph {\n") && picture.stdout.contains("shape=\"ellipse\""), "{}", picture.stdout);
+    assert!(
+        picture.stdout.starts_with("digraph {\n") && picture.stdout.contains("shape=\"ellipse\""),
+        "{}",
+        picture.stdout
+    );
 }
 
 #[test]
@@ -216,7 +223,8 @@ fn what_is_held_and_kept() {
     assert!(verbose.contains("Type:\t\texec.cachemount") && !verbose.contains("Total:"), "{verbose}");
     let listed = named.buildctl(&["du", "--format", "{{range .}}{{.RecordType}} {{end}}"]).ok().stdout;
     assert!(listed.contains("exec.cachemount"), "{listed}");
-    let json: serde_json::Value = serde_json::from_str(&named.buildctl(&["du", "--format={{json .}}"]).ok().stdout).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&named.buildctl(&["du", "--format={{json .}}"]).ok().stdout).unwrap();
     assert!(json[0]["createdAt"].as_str().unwrap().ends_with('Z'), "{json}");
     let workers = named.buildctl(&["debug", "workers", "--verbose"]).ok().stdout;
     assert!(workers.contains("team:") && workers.contains("GC Policy rule#0:"), "{workers}");
@@ -246,7 +254,11 @@ fn what_is_held_and_kept() {
     assert!(!gone.contains("Total"), "{gone}");
     // Nobody answers.
     let nobody = named.buildctl(&["--addr", "unix:///not/here", "--timeout", "1", "--wait", "du"]);
-    assert!(nobody.code == 1 && nobody.stderr.contains("no daemon answers on unix:///not/here within 1 s"), "{}", nobody.stderr);
+    assert!(
+        nobody.code == 1 && nobody.stderr.contains("no daemon answers on unix:///not/here within 1 s"),
+        "{}",
+        nobody.stderr
+    );
 }
 
 #[test]
@@ -292,7 +304,11 @@ fn a_whole_configuration_acts_or_says_why_not() {
     assert_eq!(std::os::unix::fs::MetadataExt::gid(&data), 7);
     kitchen.write("Dockerfile", "FROM base\nRUN cat /etc/resolv.conf\n");
     let ran = named.build(&[]).ok();
-    assert!(ran.stderr.contains("nameserver 192.0.2.1") && ran.stderr.contains("search kitchen.example"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("nameserver 192.0.2.1") && ran.stderr.contains("search kitchen.example"),
+        "{}",
+        ran.stderr
+    );
     named.build(&[]).ok();
     std::thread::sleep(Duration::from_millis(5)); // older than the age that stays
     named.build(&[]).ok();

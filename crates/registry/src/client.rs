@@ -277,7 +277,10 @@ impl Client {
             Some(Challenge::Bearer(fields)) => {
                 let realm = fields.get("realm").ok_or_else(|| failed("it names no token service".to_owned()))?;
                 let service = fields.get("service").map(String::as_str).unwrap_or_default();
-                format!("Bearer {}", self.token(&ask.url, (realm, service), &scope(ask), credentials).await.map_err(failed)?)
+                format!(
+                    "Bearer {}",
+                    self.token(&ask.url, (realm, service), &scope(ask), credentials).await.map_err(failed)?
+                )
             }
         };
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert((host.clone(), scope(ask)), header);

@@ -18,9 +18,9 @@ use tonic::{Code, Status};
 
 use super::Bridge;
 use super::solve::{Wanted, definition};
+use crate::config::Frontends;
 use crate::jobs::{Job, Returned};
 use crate::session::MESSAGE;
-use crate::config::Frontends;
 use crate::{Daemon, refusal, workers};
 
 /// Bytes that wait between the process and the server.
@@ -49,7 +49,8 @@ impl Hosted {
 
 /// Refuses images that the operator does not want as frontends.
 fn allow(frontends: &Frontends, source: &str) -> Result<(), Status> {
-    let refused = |why: &str| Err(Status::permission_denied(format!("'{source}' is not an allowed gateway source{why}")));
+    let refused =
+        |why: &str| Err(Status::permission_denied(format!("'{source}' is not an allowed gateway source{why}")));
     if !frontends.gateway {
         return refused(": frontends in images are turned off in this daemon's configuration");
     }

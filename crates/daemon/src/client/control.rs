@@ -9,8 +9,8 @@ use oci::Digest;
 use proto::content::{ReadRequest, ReadResponse};
 use proto::control::{BuildHistoryEvent, BuildHistoryRequest, InfoRequest, StatusRequest, UpdateBuildHistoryRequest};
 use proto::version::{self, Version};
-use tonic::codegen::http::uri::PathAndQuery;
 use tonic::Request;
+use tonic::codegen::http::uri::PathAndQuery;
 
 use super::{Client, Error, status};
 use crate::session::MESSAGE;

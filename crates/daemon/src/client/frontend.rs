@@ -9,8 +9,8 @@ use proto::bridge::llb_bridge_client::LlbBridgeClient;
 use proto::control::SolveRequest;
 use tonic::{Request, Status};
 
-use super::build::{Offered, Refusal, put, session};
 use super::Client;
+use super::build::{Offered, Refusal, put, session};
 use crate::session::MESSAGE;
 
 impl Client {

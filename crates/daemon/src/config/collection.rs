@@ -85,7 +85,9 @@ mod tests {
         assert_eq!(numbers(&sized.rules[2]), (1 << 30, 100 << 30, 0));
         assert_eq!(numbers(&sized.rules[0]), numbers(&usual.rules[0]));
         assert_eq!(numbers(&policy("gckeepstorage = 5000").unwrap().rules[3]), (5000, 0, 0));
-        let own = policy("[[gcpolicy]]\nfilters = [\"type==exec.cachemount\"]\nkeepDuration = \"48h\"\nkeepBytes = 7\n[[gcpolicy]]\nall = true");
+        let own = policy(
+            "[[gcpolicy]]\nfilters = [\"type==exec.cachemount\"]\nkeepDuration = \"48h\"\nkeepBytes = 7\n[[gcpolicy]]\nall = true",
+        );
         let own = own.unwrap();
         assert_eq!((own.rules.len(), own.rules[0].keep_duration, own.rules[0].reserved_space), (2, 48 * 3_600_000, 7));
         assert!(own.rules[1].all);

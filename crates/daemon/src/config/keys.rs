@@ -118,7 +118,8 @@ pub fn judge(path: &[&str], value: &str) -> Verdict {
         let same = path.iter().all(|segment| segments.next().is_some_and(|p| p == *segment || p == "*"));
         same && segments.next().is_none()
     };
-    let is_worker = |path: &[&str]| path.first() != Some(&"worker") || matches!(path.get(1), Some(&"oci" | &"containerd"));
+    let is_worker =
+        |path: &[&str]| path.first() != Some(&"worker") || matches!(path.get(1), Some(&"oci" | &"containerd"));
     match KEYS.iter().find(|(pattern, _)| is_worker(path) && matches(pattern)) {
         None => Verdict::LeftOut("larder does not know it".to_owned()),
         Some((_, Acts)) => Verdict::Fine,
@@ -185,18 +186,23 @@ mod tests {
     fn what_does_nothing_is_named() {
         assert_eq!(review("debug = false\n[worker.oci]\nsnapshotter = \"auto\"\nselinux = false"), Ok(vec![]));
         let left_out = review("[worker.oci]\nbinary = \"crun\"\n[worker.oci.labels]\na = \"b\"\n[x]\ny = 1").unwrap();
-        assert_eq!(left_out, [
-            "worker.oci.binary is left out: larder starts steps itself",
-            "x.y is left out: larder does not know it"
-        ]);
+        assert_eq!(
+            left_out,
+            ["worker.oci.binary is left out: larder starts steps itself", "x.y is left out: larder does not know it"]
+        );
         assert_eq!(review("[worker.podman]\ngc = true").unwrap().len(), 1);
         assert_eq!(review("[[worker.oci.gcpolicy]]\nall = true\nkeepForever = true").unwrap().len(), 1);
-        assert_eq!(review("[registry.\"docker.io\"]\nmirrors = [\"a\"]\n[registry.\"x:5000\".x]\ny = 1").unwrap().len(), 1);
+        assert_eq!(
+            review("[registry.\"docker.io\"]\nmirrors = [\"a\"]\n[registry.\"x:5000\".x]\ny = 1").unwrap().len(),
+            1
+        );
     }
 
     #[test]
     fn what_others_rely_on_is_refused() {
-        for text in ["proxyNetwork = true", "[worker.oci]\nselinux = true", "[worker.containerd]\nnetworkMode = \"cni\""] {
+        for text in
+            ["proxyNetwork = true", "[worker.oci]\nselinux = true", "[worker.containerd]\nnetworkMode = \"cni\""]
+        {
             assert!(review(text).unwrap_err().contains("can't be kept"), "{text}");
         }
     }

@@ -363,7 +363,8 @@ mod tests {
         assert!(Config::parse(&format!("{disabled}[worker.containerd]\nenabled = false")).is_err());
         let (other, _) = Config::parse(&format!("{disabled}[worker.containerd]\ngc = true")).unwrap();
         assert_eq!(other.oci().gc, Some(true));
-        let (limited, _) = Config::parse("[frontend.\"gateway.v0\"]\nenabled = false\n[history]\nmaxEntries = 3").unwrap();
+        let (limited, _) =
+            Config::parse("[frontend.\"gateway.v0\"]\nenabled = false\n[history]\nmaxEntries = 3").unwrap();
         assert_eq!((limited.frontends().gateway, limited.history.retention().entries), (false, 3));
         assert!(Config::parse("root = 3").is_err());
         assert!(Config::parse("[context]\nverify = \"size\"").is_err());

@@ -93,7 +93,10 @@ mod tests {
         }
         failures.finish();
         let text = String::from_utf8(out).unwrap();
-        assert!(text.starts_with("------\n > RUN a:\n0.001 line 3\n") && text.ends_with("0.003 end\n------\n"), "{text}");
+        assert!(
+            text.starts_with("------\n > RUN a:\n0.001 line 3\n") && text.ends_with("0.003 end\n------\n"),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 13);
     }
 }

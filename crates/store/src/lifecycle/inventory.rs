@@ -1,9 +1,9 @@
 //! What is in the store, at one moment, as data: one item for each snapshot, volume, loose blob and loose record, with
 //! everything that a plan decides by. Taking it measures what nobody measured yet; it changes nothing else.
 
-use std::path::Path;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use oci::Digest;
 

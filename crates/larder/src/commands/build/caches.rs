@@ -11,7 +11,11 @@ use crate::client::LocalSession;
 use crate::client::content::Folder;
 
 /// Caches to read, and what was left out.
-pub fn imports(flag: &str, texts: &[String], session: &mut LocalSession) -> Result<(Vec<Request>, Vec<String>), String> {
+pub fn imports(
+    flag: &str,
+    texts: &[String],
+    session: &mut LocalSession,
+) -> Result<(Vec<Request>, Vec<String>), String> {
     let (mut requests, mut warnings) = (Vec::new(), Vec::new());
     for text in texts {
         let request = parse(flag, text)?;

@@ -10,18 +10,20 @@ use prost::Message;
 
 use super::connection::Connection;
 use super::{llb, policy};
+use crate::client::LocalSession;
 use crate::client::content::Folder;
 use crate::client::outputs::{Destination, WholeFile};
 use crate::client::secrets::Secret;
 use crate::client::ssh::Agent;
-use crate::client::LocalSession;
 use crate::commands::build::{caches, csv, request};
 use crate::commands::{Failure, place};
 use crate::progress::{Kind, Progress, Target};
 
 #[derive(clap::Args, Debug)]
-#[command(after_help = "To build and push an image using Dockerfile:\n  $ buildctl build --frontend dockerfile.v0 --opt target=foo \
-    --opt build-arg:foo=bar --local context=. --local dockerfile=. --output type=image,name=registry.example/image,push=true")]
+#[command(
+    after_help = "To build and push an image using Dockerfile:\n  $ buildctl build --frontend dockerfile.v0 --opt target=foo \
+    --opt build-arg:foo=bar --local context=. --local dockerfile=. --output type=image,name=registry.example/image,push=true"
+)]
 pub struct Flags {
     /// Define exports for build result, e.g. --output type=image,name=registry.example/image,push=true
     #[arg(long, short, value_name = "OUTPUT")]

@@ -159,7 +159,8 @@ fn verbose(record: &UsageRecord) -> Vec<String> {
 }
 
 fn summary(records: &[UsageRecord]) -> Vec<String> {
-    let sum = |counts: &dyn Fn(&&UsageRecord) -> bool| records.iter().filter(counts).map(|r| r.size.max(0)).sum::<i64>();
+    let sum =
+        |counts: &dyn Fn(&&UsageRecord) -> bool| records.iter().filter(counts).map(|r| r.size.max(0)).sum::<i64>();
     let (total, shared) = (sum(&|_| true), sum(&|r| r.shared));
     let mut lines = Vec::new();
     if shared > 0 {

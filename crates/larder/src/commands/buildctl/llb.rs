@@ -27,7 +27,8 @@ pub fn dump(flags: &Flags) -> Result<(), Failure> {
         None | Some("-") => drop(std::io::stdin().read_to_end(&mut bytes)?),
         Some(path) => bytes = std::fs::read(path).map_err(|e| Failure::failed(format!("can't read {path}: {e}")))?,
     }
-    let definition = Definition::decode(bytes.as_slice()).map_err(|e| Failure::failed(format!("failed to parse input: {e}")))?;
+    let definition =
+        Definition::decode(bytes.as_slice()).map_err(|e| Failure::failed(format!("failed to parse input: {e}")))?;
     let mut ops = Vec::new();
     for bytes in &definition.def {
         let op = Op::decode(bytes.as_slice()).map_err(|e| Failure::failed(format!("failed to parse op: {e}")))?;
@@ -68,7 +69,9 @@ fn picture(ops: &[(String, Op)]) -> Vec<String> {
 fn looks(digest: &str, op: &Op) -> (String, &'static str) {
     match &op.op {
         Some(op::Op::Source(source)) => (source.identifier.clone(), "ellipse"),
-        Some(op::Op::Exec(exec)) => (exec.meta.iter().flat_map(|m| &m.args).cloned().collect::<Vec<_>>().join(" "), "box"),
+        Some(op::Op::Exec(exec)) => {
+            (exec.meta.iter().flat_map(|m| &m.args).cloned().collect::<Vec<_>>().join(" "), "box")
+        }
         Some(op::Op::Build(_)) => ("build".to_owned(), "box3d"),
         Some(op::Op::Merge(_)) => ("merge".to_owned(), "invtriangle"),
         Some(op::Op::Diff(_)) => ("diff".to_owned(), "doublecircle"),
@@ -104,7 +107,8 @@ fn operation(op: &Op) -> Value {
         } }),
         op::Op::Passthrough(pass) => json!({ "passthrough": full(json!({ "id": pass.id, "outputs": pass.outputs })) }),
     });
-    let platform = |p: &wire::Platform| full(json!({ "Architecture": p.architecture, "OS": p.os, "Variant": p.variant }));
+    let platform =
+        |p: &wire::Platform| full(json!({ "Architecture": p.architecture, "OS": p.os, "Variant": p.variant }));
     full(json!({
         "inputs": op.inputs.iter().map(input).collect::<Vec<_>>(),
         "Op": kind,
@@ -181,7 +185,9 @@ fn action(action: &wire::FileAction) -> Value {
             json!({ "symlink": full(json!({ "oldpath": s.oldpath, "newpath": s.newpath, "owner": s.owner.as_ref().map(owner), "timestamp": s.timestamp })) })
         }
     });
-    full(json!({ "input": action.input, "secondaryInput": action.secondary_input, "output": action.output, "Action": kind }))
+    full(
+        json!({ "input": action.input, "secondaryInput": action.secondary_input, "output": action.output, "Action": kind }),
+    )
 }
 
 fn owner(owner: &wire::ChownOpt) -> Value {

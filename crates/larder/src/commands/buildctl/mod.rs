@@ -111,8 +111,8 @@ async fn verb(at: &Connection, verb: Verb) -> Result<(), Failure> {
         Verb::Debug(Debug::Ctl(flags)) => histories::ctl(&at.client().await?, &flags).await,
         Verb::Debug(Debug::Get(flags)) => blobs::get(&at.client().await?, &flags).await,
         Verb::Debug(Debug::Histories(format)) => histories::list(&at.client().await?, &format).await,
-        Verb::Debug(Debug::DumpMetadata { .. }) => {
-            Err(Failure::usage("dump-metadata reads BuildKit's databases; larder has none: see larder du and larder history"))
-        }
+        Verb::Debug(Debug::DumpMetadata { .. }) => Err(Failure::usage(
+            "dump-metadata reads BuildKit's databases; larder has none: see larder du and larder history",
+        )),
     }
 }

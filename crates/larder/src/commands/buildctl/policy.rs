@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        let text = br#"{"rules":[{"action":"DENY","selector":{"identifier":"docker-image://*","match_type":"WILDCARD"}},
+        let text =
+            br#"{"rules":[{"action":"DENY","selector":{"identifier":"docker-image://*","match_type":"WILDCARD"}},
             {"action":2,"selector":{"identifier":"a","constraints":[{"key":"k","value":"v","condition":"NOTEQUAL"}]},
              "updates":{"identifier":"b","attrs":{"x":"y"}}}]}"#;
         let policy = parse(text).unwrap();

@@ -98,11 +98,7 @@ fn parts(tokens: &mut std::vec::IntoIter<Token>) -> Result<(Vec<Part>, Option<St
     Ok((found, None))
 }
 
-fn block(
-    tokens: &mut std::vec::IntoIter<Token>,
-    action: &str,
-    ends: &[&str],
-) -> Result<(Vec<Part>, String), String> {
+fn block(tokens: &mut std::vec::IntoIter<Token>, action: &str, ends: &[&str]) -> Result<(Vec<Part>, String), String> {
     let (body, end) = parts(tokens)?;
     match end {
         Some(end) if ends.contains(&end.as_str()) => Ok((body, end)),
@@ -115,7 +111,8 @@ fn expression(text: &str) -> Result<Expression, String> {
         Some(path) => (true, path.trim()),
         None => (false, text),
     };
-    let unknown = || format!("--format: `{text}` is not understood; expected .Field, json .Field, range, if, else or end");
+    let unknown =
+        || format!("--format: `{text}` is not understood; expected .Field, json .Field, range, if, else or end");
     let fields = path.strip_prefix('.').ok_or_else(unknown)?;
     let fields: Vec<String> = fields.split('.').filter(|f| !f.is_empty()).map(str::to_owned).collect();
     let is_name = |field: &String| field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -183,7 +180,8 @@ mod tests {
 
     #[test]
     fn what_people_write() {
-        let value = serde_json::json!([{ "id": "a", "size": 3, "inUse": false }, { "id": "b", "size": 0, "inUse": true }]);
+        let value =
+            serde_json::json!([{ "id": "a", "size": 3, "inUse": false }, { "id": "b", "size": 0, "inUse": true }]);
         let render = |text: &str| Template::parse(text).and_then(|t| t.render(&value));
         assert_eq!(render("json").unwrap(), value.to_string());
         assert_eq!(render("{{range .}}{{.ID}}={{.Size}} {{end}}").unwrap(), "a=3 b=0 ");

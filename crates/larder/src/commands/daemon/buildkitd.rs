@@ -245,11 +245,7 @@ impl Buildkitd {
             ("--otel-socket-path", "otel/socketPath", self.otel_socket_path.clone()),
             ("--cdi-disabled", "cdi/disabled", on(self.cdi_disabled)),
             ("--cdi-spec-dir", "cdi/specDirs", self.cdi_spec_dir.first().cloned()),
-            (
-                "--oci-worker-no-process-sandbox",
-                "worker/oci/noProcessSandbox",
-                on(self.oci_worker_no_process_sandbox),
-            ),
+            ("--oci-worker-no-process-sandbox", "worker/oci/noProcessSandbox", on(self.oci_worker_no_process_sandbox)),
         ];
         let own = own.into_iter().filter_map(|(flag, key, value)| Some((flag.to_owned(), key.to_owned(), value?)));
         for (flag, key, value) in own.chain(self.oci.judged()).chain(self.containerd.judged()) {
@@ -332,13 +328,21 @@ mod tests {
         let mut config = Config::default();
         given(&args).apply(&mut config).unwrap();
         let worker = config.oci();
-        assert_eq!((worker.labels.len(), worker.gc, worker.max_parallelism, config.grpc.gid), (2, Some(false), 3, Some(7)));
+        assert_eq!(
+            (worker.labels.len(), worker.gc, worker.max_parallelism, config.grpc.gid),
+            (2, Some(false), 3, Some(7))
+        );
         let mut config = Config::default();
         given(&["--containerd-worker-gc-keepstorage", "1000,10%"]).apply(&mut config).unwrap();
         let worker = config.oci();
         let spaces = (worker.reserved_space, worker.min_free_space, worker.max_used_space);
         assert_eq!(spaces, (Some(Space::Bytes(1_000_000_000)), Some(Space::Percent(10)), None));
-        for refused in ["--oci-worker-net=cni", "--proxy-network", "--oci-worker-selinux", "--containerd-worker-apparmor-profile=x"] {
+        for refused in [
+            "--oci-worker-net=cni",
+            "--proxy-network",
+            "--oci-worker-selinux",
+            "--containerd-worker-apparmor-profile=x",
+        ] {
             assert!(given(&[refused]).judge().is_err(), "{refused}");
         }
         let taken = ["--oci-worker-net=host", "--debug", "--oci-worker-binary=crun", "--oci-worker-no-process-sandbox"];
