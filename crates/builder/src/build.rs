@@ -2,10 +2,10 @@
 //! [`build`] does it in one go; a client that drives its build itself takes the phases of [`Build`] one by one.
 //! Everything that is not in the request is asked of the session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use graph::{Edge, Graph};
+use graph::{Edge, Graph, Kind};
 use oci::{Descriptor, Digest, Platform, Reference};
 use solver::Cause;
 use store::view::View;
@@ -16,10 +16,11 @@ use crate::driver::{Asked, Held, Order};
 use crate::event::now_micros;
 use crate::exporters::Built;
 use crate::frontends::dockerfile::Frontend;
-use crate::frontends::{Made, questions};
+use crate::frontends::{Made, context, questions};
 use crate::history::Keeper;
 use crate::sources::image::{self, ResolveMode, Resolved};
 use crate::sources::oci_layout;
+use crate::sources::remote::{self, Remote};
 use crate::{Engine, Error, Events, Live, Work, exporters, session};
 
 /// What is wanted.
@@ -106,6 +107,8 @@ pub struct Build {
     /// What the sources turned out to be, of everything that was made in it.
     pins: Mutex<Pins>,
     asked: Asked,
+    /// Volumes that were emptied for it.
+    emptied: Mutex<BTreeSet<String>>,
 }
 
 /// Builds in one go.
@@ -136,8 +139,8 @@ impl Build {
         let keeper = if request.internal { None } else { Some(begin()?) };
         let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));
         let (engine, started, pins) = (engine.clone(), now_micros(), Mutex::default());
-        let (caches, asked) = (caches::OfBuild::default(), Asked::default());
-        Ok(Build { engine, session, events, request, keeper, started, caches, pins, asked })
+        let (caches, asked, emptied) = (caches::OfBuild::default(), Asked::default(), Mutex::default());
+        Ok(Build { engine, session, events, request, keeper, started, caches, pins, asked, emptied })
     }
 
     /// What is wanted.
@@ -169,7 +172,7 @@ impl Build {
         let (attributes, inputs) = (&self.request.attributes, &self.request.inputs);
         let targets = match self.dockerfile(attributes, inputs).await? {
             Made::Targets(targets) => targets,
-            Made::Elsewhere(line) => {
+            Made::Elsewhere { line, .. } => {
                 let text =
                     format!("the Dockerfile is for the frontend {line}: frontends in images run in `larder daemon`");
                 return Err(Error::Request(text));
@@ -178,11 +181,12 @@ impl Build {
         let origin = Arc::new(self.origin(Some(self.call("dockerfile.v0", attributes, inputs))));
         let several = targets.len() > 1;
         let built = targets.into_iter().map(|target| async {
-            let making = Making { graph: Arc::new(target.lowered.graph), origin: origin.clone(), read: target.read };
+            let lowered = target.lowered;
+            let making = Making { graph: Arc::new(lowered.graph), origin: origin.clone(), read: target.read };
             let name = if several { target.platform.to_string() } else { String::new() };
             let result = self.evaluate(&making.graph).await?;
             let mut built = Built::new(name, target.platform, result, making);
-            built.config = Some(target.lowered.config);
+            (built.config, built.base, built.epoch) = (Some(lowered.config), lowered.base_config, lowered.epoch);
             if let Some(scan) = target.scan {
                 self.add_scan(&mut built, scan).await?;
             }
@@ -217,6 +221,7 @@ impl Build {
         let Some(head) = graph.head else { return Ok(Held::scratch()) };
         refuse(graph, &self.request.entitlements)?;
         let graph = Arc::new(graph.below(head));
+        self.empty_volumes(&graph)?;
         loop {
             let held = self.evaluate_once(&graph, head).await?;
             let Live::Remote(remote) = &held.live else { return Ok(held) };
@@ -226,6 +231,24 @@ impl Build {
                 return Ok(held);
             }
         }
+    }
+
+    /// Steps that do not use the cache find nothing in their volumes either, once a build.
+    fn empty_volumes(&self, graph: &Graph) -> Result<(), Error> {
+        let unwanted = graph.vertices().filter(|vertex| vertex.metadata.ignore_cache);
+        let mounts = unwanted.flat_map(|vertex| match vertex.kind() {
+            Some(Kind::Exec(exec)) => exec.mounts.as_slice(),
+            _ => &[],
+        });
+        let names: BTreeSet<String> =
+            mounts.filter_map(|mount| mount.cache_opt.as_ref()).map(|cache| cache.id.clone()).collect();
+        let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = &names - &*emptied;
+        if !names.is_empty() {
+            self.engine.store.volumes().retire(&names)?;
+            emptied.extend(names);
+        }
+        Ok(())
     }
 
     async fn evaluate_once(&self, graph: &Arc<Graph>, head: Edge) -> Result<Held, Error> {
@@ -318,6 +341,29 @@ impl Build {
         task.finish(oci_layout::resolve(&work, session, layout, reference, platform).await)
     }
 
+    /// When a source was made, in seconds since 1970.
+    pub(crate) async fn time(&self, identifier: &str, attrs: BTreeMap<String, String>) -> Result<Option<i64>, Error> {
+        let (graph, name) = lone(identifier, attrs)?;
+        let Some(vertex) = graph.vertices().next() else { return Ok(None) };
+        let task = self.events.begin(&format!("time of {identifier}"), &name);
+        let found = async { remote::time(&self.work(task.step)?, vertex).await }.await;
+        task.finish(found)
+    }
+
+    /// What a source of git's or of the web's is now; `None` for another. `objects`: with what git keeps of a commit.
+    pub async fn remote(
+        &self,
+        identifier: &str,
+        attrs: BTreeMap<String, String>,
+        objects: bool,
+    ) -> Result<Option<Remote>, Error> {
+        let (graph, name) = lone(identifier, attrs)?;
+        let Some(vertex) = graph.vertices().next() else { return Ok(None) };
+        let task = self.events.begin(&format!("metadata of {identifier}"), &name);
+        let found = async { remote::look(&self.work(task.step)?, vertex, objects).await }.await;
+        task.finish(found)
+    }
+
     /// The files of a result, for reading.
     pub async fn view(&self, result: &Held) -> Result<View, Error> {
         if let Live::Local(tree) = &result.live {
@@ -355,6 +401,12 @@ impl Drop for Build {
     fn drop(&mut self) {
         self.engine.producers.forget(&self.request.id);
     }
+}
+
+/// A source by itself, and what it is called while it is looked at.
+fn lone(identifier: &str, attrs: BTreeMap<String, String>) -> Result<(Graph, String), Error> {
+    let name = format!("[internal] load metadata for {identifier}");
+    Ok((context::source(identifier.to_owned(), attrs, &name)?, name))
 }
 
 /// What a step may only do when the client grants it.

@@ -123,6 +123,14 @@ fn read(error: &Error) -> (Code, Vec<Detail>) {
     }
 }
 
+/// A status with the place that led to it, unless it has one of its own.
+pub fn placed(status: Status, at: &graph::Place) -> Status {
+    match source(at).filter(|_| place(&status).is_none()) {
+        Some(detail) => proto::refusal::with(&status, &detail),
+        None => status,
+    }
+}
+
 /// A place in a client's file, in the messages of the clients; one without lines is none.
 fn source(place: &graph::Place) -> Option<Detail> {
     place.lines()?;

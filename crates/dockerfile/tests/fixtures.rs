@@ -101,6 +101,15 @@ fn lower(file: &dockerfile::ast::File) -> Result<dockerfile::lower::Lowered, Vec
     }
 }
 
+#[test]
+fn what_comes_from_a_secret_is_masked_in_the_steps_name() {
+    let text = "FROM base\nENV KEY=public OTHER=seen\nRUN --mount=type=secret,id=k,env=KEY echo $KEY $OTHER $NONE\n";
+    let (file, _) = dockerfile::parse(text.as_bytes());
+    let names: Vec<String> = lower(&file).unwrap().graph.vertices().map(|vertex| vertex.name()).collect();
+    let expected = "[2/2] RUN --mount=type=secret,id=k,env=KEY echo **** seen $NONE";
+    assert!(names.iter().any(|name| name == expected), "{names:?}");
+}
+
 proptest::proptest! {
     /// Whatever the text is, reading it ends, and every place lies inside it.
     #[test]

@@ -99,3 +99,22 @@ fn fail_on_miss_runs_nothing_and_says_why() {
     assert_eq!(missed.code, 3);
     assert!(missed.stderr.contains("because the instruction: RUN echo deps → RUN echo more"), "{}", missed.stderr);
 }
+
+/// `--no-cache` is for steps that may have been spoilt by what they left for each other, too.
+#[test]
+fn without_the_cache_volumes_begin_anew() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let write = |step: &str| {
+        let text = format!("FROM base\nRUN --mount=type=cache,target=/c touch /c/{step} && ls /c | wc -l > /count\n");
+        kitchen.write("Dockerfile", &text);
+    };
+    let count = |args: &[&str]| std::fs::read_to_string(kitchen.files(args).join("count")).unwrap().trim().to_owned();
+    write("one");
+    assert_eq!(count(&[]), "1");
+    write("two");
+    assert_eq!(count(&[]), "2");
+    write("three");
+    assert_eq!(count(&["--no-cache"]), "1");
+    write("four");
+    assert_eq!(count(&[]), "2");
+}

@@ -72,6 +72,8 @@ fn an_image_that_is_no_frontend() {
         let ran = daemon.build(&[]);
         assert_ne!(ran.code, 0);
         assert!(ran.stderr.contains("\"/run\": no such file or directory"), "{}", ran.stderr);
+        // The line that asks for it is shown.
+        assert!(ran.stderr.contains("Dockerfile:1"), "{}", ran.stderr);
         kitchen.write("Dockerfile", "FROM base\nRUN true\n");
         daemon.build(&[]).ok();
     });

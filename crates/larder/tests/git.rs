@@ -303,6 +303,50 @@ fn archives_as_contexts() {
     }
 }
 
+/// SOURCE_DATE_EPOCH of a context: a commit's time, the newest file of an archive.
+#[test]
+fn the_time_of_a_context() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let server = Server::new();
+    let repository = server.repository("app");
+    repository.write("Dockerfile", "FROM base\nARG SOURCE_DATE_EPOCH\nRUN echo $SOURCE_DATE_EPOCH > /epoch\n");
+    repository.commit();
+    kitchen.write("Dockerfile", "FROM base\nARG SOURCE_DATE_EPOCH\nRUN echo $SOURCE_DATE_EPOCH > /epoch\n");
+    let touched =
+        Command::new("touch").args(["-d", "@1600000000", "Dockerfile"]).current_dir(kitchen.context()).status();
+    assert!(touched.unwrap().success());
+    let packed = Command::new("tar").args(["-c", "Dockerfile"]).current_dir(kitchen.context()).output().unwrap().stdout;
+    let answer = |header: &str| {
+        let head = format!("HTTP/1.1 200 OK\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n", packed.len());
+        format!("{}/context.tar", web([head.as_bytes(), &packed].concat()))
+    };
+    let said = answer("Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    for (context, time) in [(server.url("app"), 1_700_000_000), (said, 784_111_777), (answer(""), 1_600_000_000)] {
+        let (out, image) = (kitchen.path("out"), kitchen.path("image.tar"));
+        let _ = std::fs::remove_dir_all(&out);
+        let output = format!("type=local,dest={}", out.display());
+        let oci = format!("type=oci,dest={},tar=false,rewrite-timestamp=true", image.display());
+        let epoch = ["--build-arg", "SOURCE_DATE_EPOCH=context"];
+        kitchen.larder(&[&["build", "-o", &output, "-o", &oci], &epoch[..], &[&context]].concat()).ok();
+        assert_eq!(text(&out.join("epoch")), time.to_string(), "{context}");
+        assert_eq!(std::fs::metadata(out.join("epoch")).unwrap().mtime(), time, "{context}");
+        let blob = |digest: &serde_json::Value| -> serde_json::Value {
+            let hex = digest.as_str().unwrap().trim_start_matches("sha256:");
+            serde_json::from_slice(&std::fs::read(image.join("blobs/sha256").join(hex)).unwrap()).unwrap()
+        };
+        let index: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(image.join("index.json")).unwrap()).unwrap();
+        let manifest = blob(&index["manifests"][0]["digest"]);
+        let layers = manifest["layers"].as_array().unwrap();
+        let rewritten = |layer: &serde_json::Value| layer["annotations"]["buildkit/rewritten-timestamp"].clone();
+        assert_eq!(rewritten(layers.last().unwrap()), time.to_string(), "{context}");
+        // The base's layer is what everybody has.
+        assert!(rewritten(&layers[0]).is_null(), "{manifest}");
+        let config = blob(&manifest["config"]["digest"]);
+        assert_eq!(config["created"], oci::time::rfc3339(time), "{context}");
+    }
+}
+
 #[test]
 fn what_is_refused() {
     let Some(kitchen) = Kitchen::new() else { return };
@@ -328,4 +372,8 @@ fn what_is_refused() {
         assert_eq!(ran.code, 1, "{line}: {}", ran.stderr);
         assert!(ran.stderr.contains(expected), "{line}: {}", ran.stderr);
     }
+    kitchen.write("Dockerfile", &format!("FROM base\nADD {url}?tag=v1#trunk /\n"));
+    let ran = kitchen.build(&[]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("ref conflicts: \"trunk\" vs \"refs/tags/v1\""), "{}", ran.stderr);
 }

@@ -39,8 +39,10 @@ fn serve(text: &'static str) -> (u16, std::sync::Arc<std::sync::atomic::AtomicUs
             let mut request = [0; 4096];
             let _ = stream.read(&mut request).unwrap();
             count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            let answer =
-                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nLast-Modified: Sunday, 06-Nov-94 08:49:37 UTC\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}",
+                text.len()
+            );
             stream.write_all(answer.as_bytes()).unwrap();
         }
     });
@@ -57,6 +59,9 @@ fn files_from_the_web() {
     );
     let out = kitchen.files(&[]);
     assert_eq!(std::fs::read_to_string(out.join("got/file.txt")).unwrap(), "from the web");
+    let changed = std::fs::metadata(out.join("got/file.txt")).unwrap().modified().unwrap();
+    let seconds = changed.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert_eq!(seconds, 784_111_777, "as old as the server says");
     assert_eq!(kitchen.build(&[]).ok().missed(), 0);
     let checksum = oci::Digest::of(b"from the web");
     let with = |sum: &oci::Digest| format!("FROM scratch\nADD --checksum={sum} http://127.0.0.1:{port}/file /file\n");

@@ -122,6 +122,13 @@ pub fn status(code: Code, message: &str, details: &[Detail]) -> Status {
     Status::with_details(code, message, whole.encode_to_vec().into())
 }
 
+/// The status with one more detail.
+pub fn with(status: &Status, detail: &Detail) -> Status {
+    let mut whole = whole(status);
+    whole.details.push(detail.any());
+    passed_on(&whole)
+}
+
 /// The message that a status is, with its details.
 pub fn whole(status: &Status) -> rpc::Status {
     let bare = rpc::Status { code: status.code() as i32, message: status.message().to_owned(), details: Vec::new() };

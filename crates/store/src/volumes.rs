@@ -2,7 +2,7 @@
 //! mount takes a free one or makes one, a locked mount waits for the one, shared mounts use one together (BuildKit's
 //! rules). Locks live in this process: one process owns a store. Filling a new volume from its seed is the caller's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,9 @@ use crate::{Resource, SnapshotId, Store, clock, trash};
 
 /// How often a waiting mount asks its caller whether it still wants the volume.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// The name of volumes that nobody is to find: none that a step can ask for.
+const RETIRED: &str = "\0";
 
 /// Who may use a volume at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +140,19 @@ impl Volumes<'_> {
             description: row.description,
         };
         Ok(rows.into_iter().map(info).collect())
+    }
+
+    /// Who takes a volume of these names next gets a new one. What is in use stays with its users, and goes with the last.
+    pub fn retire(&self, names: &BTreeSet<String>) -> Result<()> {
+        let mut rows: Vec<(u64, Row)> = self.0.0.meta.rows()?.list(&table::VOLUMES, &[])?;
+        rows.retain(|(_, row)| names.contains(&row.name));
+        let ids: Vec<u64> = rows.iter().map(|(id, _)| *id).collect();
+        let gone = self.remove(&ids)?;
+        rows.retain(|(id, _)| !gone.contains(id));
+        self.0.write(|batch| {
+            rows.into_iter()
+                .try_for_each(|(id, row)| batch.put(&table::VOLUMES, &id, &Row { name: RETIRED.to_owned(), ..row }))
+        })
     }
 
     /// Marks what is not in use of `ids` as removed and returns it: takes rows and directories away.
@@ -286,13 +302,20 @@ impl Drop for Volume {
         // A use that is not noted only makes the volume look older.
         let _ = self.store.touch(Resource::Volume(self.id));
         let mut state = self.store.0.volumes.lock();
+        let mut last = false;
         if let Some(users) = state.get_mut(&self.id) {
             users.count -= 1;
-            if users.count == 0 {
+            last = users.count == 0;
+            if last {
                 state.remove(&self.id);
             }
         }
         drop(state);
+        let row: Result<Option<Row>> = self.store.0.meta.get(&table::VOLUMES, &self.id);
+        if last && row.is_ok_and(|row| row.is_some_and(|row| row.name == RETIRED)) {
+            // One that stays is nobody's, and goes when the store is swept.
+            let _ = self.store.volumes().remove(&[self.id]);
+        }
         self.store.0.volumes.changed.notify_all();
     }
 }

@@ -31,6 +31,25 @@ fn contents_stay_from_use_to_use() {
 }
 
 #[test]
+fn retired_ones_are_found_by_nobody_and_go_with_their_last_user() {
+    let (_root, store) = new();
+    let ids = |store: &Store| store.volumes().list().unwrap().into_iter().map(|info| info.id).collect::<Vec<_>>();
+    let other = take(&store, "other", Sharing::Shared).id();
+    drop(take(&store, "c", Sharing::Shared));
+    let used = take(&store, "c", Sharing::Shared);
+    let free = take(&store, "c", Sharing::Private).id();
+    store.volumes().retire(&["c".to_owned()].into()).unwrap();
+    assert_eq!(ids(&store), [other, used.id()]);
+    assert!(used.path().exists() && !ids(&store).contains(&free));
+    let next = take(&store, "c", Sharing::Locked);
+    assert!(next.fresh() && next.id() != used.id());
+    let path = used.path().to_owned();
+    drop(used);
+    assert!(!path.exists());
+    assert_eq!(ids(&store), [other, next.id()]);
+}
+
+#[test]
 fn sharing_decides_who_gets_which() {
     let (_root, store) = new();
     let one = take(&store, "c", Sharing::Shared);

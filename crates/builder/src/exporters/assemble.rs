@@ -3,15 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oci::{Descriptor, Digest, History, ImageConfig, Index, Manifest, media};
+use oci::{Descriptor, Digest, Index, Manifest, media};
 use solver::exchange::Moment;
 use store::layer::Recipe;
 use store::{Resource, SnapshotId, Store};
 
+use super::history::complete;
 use super::options::{Options, Place};
 use super::{Built, Error, Export, Written, attested};
 use crate::caches::export::inline;
 use crate::event::What;
+use crate::sources::layers::Layers;
 use crate::{Live, blocking};
 
 /// An assembled image; all its blobs are in the store.
@@ -47,11 +49,11 @@ impl Image {
 }
 
 /// A layer as the image has it.
-struct Layer {
-    descriptor: Descriptor,
-    diff_id: Digest,
+pub(super) struct Layer {
+    pub descriptor: Descriptor,
+    pub diff_id: Digest,
     /// Milliseconds since 1970, where it is known.
-    created: Option<u64>,
+    pub created: Option<u64>,
 }
 
 /// Assembles the image of all results.
@@ -59,6 +61,7 @@ pub(crate) async fn image(export: &Export<'_>, options: &Options) -> Result<Imag
     let mut image: Option<Image> = None;
     let (mut manifests, mut attested) = (Vec::new(), Vec::new());
     for built in export.results {
+        let options = &options.at(export.epoch(built)?);
         let one = platform(export, options, built).await?;
         attested.extend(attested::manifest(export, options, built, &one)?);
         let mut descriptor = one.target.clone();
@@ -120,7 +123,7 @@ async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Resu
         config.architecture.clone_from(&built.platform.architecture);
         config.variant.clone_from(&built.platform.variant);
     }
-    complete(&mut config, &layers, options.epoch);
+    complete(&mut config, &layers, options.epoch, built.base.as_ref());
     let (config_media, manifest_media) = match options.oci {
         true => (media::OCI_CONFIG, media::OCI_MANIFEST),
         false => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
@@ -177,7 +180,12 @@ async fn layers(
         Live::Remote(remote) => Some(remote.layers()),
         _ => None,
     };
-    if let (Some(elsewhere), false) = (elsewhere, options.force) {
+    let base = built.base.as_ref().map(|base| base.rootfs.diff_ids.as_slice()).unwrap_or_default();
+    let as_it_is = |elsewhere: &Layers| {
+        let rewritten = options.recipe.clamp.is_some() && !elsewhere.list.iter().map(|(_, id)| id).eq(base);
+        !options.force && !rewritten
+    };
+    if let Some(elsewhere) = elsewhere.filter(|elsewhere| as_it_is(elsewhere)) {
         // Its layers pass as they are; nothing is unpacked.
         elsewhere.fetch(&export.work).await?;
         let layer = |(descriptor, diff_id): &(Descriptor, Digest)| {
@@ -191,20 +199,36 @@ async fn layers(
     }
     let Some(top) = built.result.live.snapshot(&export.work).await? else { return Ok((Vec::new(), Vec::new())) };
     let store = export.work.engine.store.clone();
-    let options = options.clone();
+    let (options, base) = (options.clone(), base.to_vec());
     let made = blocking("packed layers", move || {
         let _held = store.leases().hold(Resource::Snapshot(top))?;
         let mut chain = store.snapshots().chain(top)?;
         chain.reverse();
-        let layers = chain.iter().map(|id| layer(&store, *id, &options)).collect::<Result<Vec<_>, _>>()?;
+        let (mut layers, mut base) = (Vec::new(), base.into_iter());
+        let mut on_base = true;
+        for id in &chain {
+            // The base's own layers stay what they are: others have them too.
+            on_base = on_base && base.next().is_some_and(|expected| is(&store, *id, &expected));
+            layers.push(layer(&store, *id, &options, on_base)?);
+        }
         Ok::<_, store::Error>((layers, chain))
     });
     made.await
 }
 
-fn layer(store: &Store, id: SnapshotId, options: &Options) -> Result<Layer, store::Error> {
+/// Whether a snapshot is known to be this layer.
+fn is(store: &Store, id: SnapshotId, diff_id: &Digest) -> bool {
+    store.layer_blobs().get(id).is_ok_and(|known| known.diff_id.as_ref() == Some(diff_id))
+}
+
+fn layer(store: &Store, id: SnapshotId, options: &Options, of_base: bool) -> Result<Layer, store::Error> {
     let created = Some(store.snapshots().info(id)?.created);
-    let (descriptor, diff_id, fetched) = layer_blob(store, id, &options.recipe, options.force)?;
+    let recipe = Recipe { clamp: options.recipe.clamp.filter(|_| !of_base), ..options.recipe };
+    let force = options.force || recipe.clamp.is_some();
+    let (mut descriptor, diff_id, fetched) = layer_blob(store, id, &recipe, force)?;
+    if let (Some(seconds), true) = (recipe.clamp, options.oci) {
+        descriptor.annotations.insert("buildkit/rewritten-timestamp".to_owned(), seconds.to_string());
+    }
     let created = created.filter(|_| !fetched);
     Ok(Layer { descriptor: media_of(descriptor, options), diff_id, created })
 }
@@ -245,39 +269,4 @@ fn media_of(mut layer: Descriptor, options: &Options) -> Descriptor {
         }
     }
     layer
-}
-
-/// Fills in what only the exporter knows: diff ids, times, and history for layers that have none.
-fn complete(config: &mut ImageConfig, layers: &[Layer], epoch: Option<i64>) {
-    config.rootfs.diff_ids = layers.iter().map(|l| l.diff_id).collect();
-    let text = |seconds: i64| oci::time::rfc3339(seconds);
-    let time = |layer: &Layer| match epoch {
-        Some(seconds) => Some(text(seconds)),
-        None => layer.created.map(|ms| oci::time::rfc3339_micros(ms * 1000)),
-    };
-    let history = config.history.get_or_insert_default();
-    let mut left = layers.iter();
-    let mut last = None;
-    for line in history.iter_mut() {
-        if !line.empty_layer {
-            match left.next() {
-                Some(layer) => last = line.created.clone().or(time(layer)).or(last),
-                // An instruction that made no layer after all.
-                None => line.empty_layer = true,
-            }
-        }
-        if line.created.is_none() {
-            line.created.clone_from(&last);
-        }
-    }
-    for layer in left {
-        last = time(layer).or(last);
-        history.push(History {
-            created: last.clone(),
-            created_by: "larder".to_owned(),
-            comment: "buildkit.exporter.image.v0".to_owned(),
-            ..History::default()
-        });
-    }
-    config.created = epoch.map(text).or(last).or(config.created.take());
 }

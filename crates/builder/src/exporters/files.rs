@@ -14,11 +14,13 @@ use crate::attestations::statement::Subject;
 use crate::session::Sink;
 use crate::{Live, blocking};
 
-/// One result: the folder that it goes into (empty is the output itself), its files, and files beside them.
+/// One result: the folder that it goes into (empty is the output itself), its files, files beside them, and the time of
+/// them all, if they have one.
 struct Tree {
     folder: String,
     view: View,
     beside: Vec<(String, Vec<u8>)>,
+    epoch: Option<i64>,
 }
 
 /// Exports.
@@ -49,14 +51,13 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
         let said: Vec<Attestation> = built.attestations.iter().filter(|a| !a.inline_only).cloned().collect();
         let suffix = (several && !split).then(|| platform.clone());
         let folder = if split { platform } else { String::new() };
-        trees.push((folder, view, said, prefix.clone(), suffix));
+        trees.push((folder, view, said, prefix.clone(), suffix, export.epoch(built)?));
     }
-    let epoch = export.epoch;
     blocking("wrote the files", move || {
         let mut made = Vec::new();
-        for (folder, view, said, prefix, suffix) in trees {
+        for (folder, view, said, prefix, suffix, epoch) in trees {
             let beside = beside(&view, &said, &prefix, suffix.as_deref(), epoch.is_none())?;
-            made.push(Tree { folder, view, beside });
+            made.push(Tree { folder, view, beside, epoch });
         }
         match sink {
             Sink::Directory(folder) => {
@@ -65,7 +66,7 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
                 folder.finish().map_err(|source| Error::Write { what: "the files".to_owned(), source })
             }
             Sink::Stream(mut out) => {
-                write_tar(&made, &mut out, epoch)?;
+                write_tar(&made, &mut out)?;
                 out.finish().map_err(|source| Error::Write { what: "the tar".to_owned(), source })
             }
             Sink::Content(_) => {
@@ -145,21 +146,20 @@ impl Write for Hashing {
 
 fn write_directory(tree: &Tree, folder: &Path, owners: Owners) -> Result<(), Error> {
     let folder = folder.join(&tree.folder);
-    store::layer::write_dir(&tree.view, &folder, owners)?;
+    store::layer::write_dir(&tree.view, &folder, owners, tree.epoch)?;
     for (name, bytes) in &tree.beside {
-        let path = folder.join(name);
-        std::fs::write(&path, bytes).map_err(|source| Error::Write { what: path.display().to_string(), source })?;
+        store::layer::write_file(&folder.join(name), bytes, tree.epoch)?;
     }
     Ok(())
 }
 
-fn write_tar(trees: &[Tree], out: &mut dyn Write, epoch: Option<i64>) -> Result<(), Error> {
-    let mut tar = store::layer::TarWriter::new(out, epoch);
+fn write_tar(trees: &[Tree], out: &mut dyn Write) -> Result<(), Error> {
+    let mut tar = store::layer::TarWriter::new(out);
     for tree in trees {
-        tar.tree(&tree.folder, &tree.view)?;
+        tar.tree(&tree.folder, &tree.view, tree.epoch)?;
         for (name, bytes) in &tree.beside {
             let path = if tree.folder.is_empty() { name.clone() } else { format!("{}/{name}", tree.folder) };
-            tar.file(&path, bytes)?;
+            tar.file(&path, bytes, tree.epoch)?;
         }
     }
     Ok(tar.finish()?)

@@ -5,6 +5,7 @@ mod archive;
 pub(crate) mod assemble;
 mod attested;
 mod files;
+mod history;
 mod image;
 pub(crate) mod options;
 
@@ -38,6 +39,10 @@ pub struct Built {
     pub result: Held,
     /// The image configuration without diff ids, as the frontend made it. Absent for raw graphs.
     pub config: Option<ImageConfig>,
+    /// The configuration of the image that it is built on, if there is one.
+    pub base: Option<ImageConfig>,
+    /// SOURCE_DATE_EPOCH as the frontend settled it, in seconds: the time of everything in it.
+    pub epoch: Option<i64>,
     /// How it came about.
     pub making: Making,
     /// What is said about it.
@@ -47,7 +52,8 @@ pub struct Built {
 impl Built {
     /// A result without configuration and attestations.
     pub fn new(name: String, platform: Platform, result: Held, making: Making) -> Built {
-        Built { name, platform, result, config: None, making, attestations: Vec::new() }
+        let (config, base, epoch) = (None, None, None);
+        Built { name, platform, result, config, base, epoch, making, attestations: Vec::new() }
     }
 }
 
@@ -97,12 +103,32 @@ pub(crate) struct Export<'a> {
     pub index: usize,
     pub request: &'a Request,
     pub results: &'a [Built],
-    /// SOURCE_DATE_EPOCH of the build, in seconds.
-    pub epoch: Option<i64>,
+    /// The client's SOURCE_DATE_EPOCH where it is a time, or says that there is none.
+    pub epoch: Option<Option<i64>>,
     /// Statements that were made before.
     pub statements: BTreeMap<Digest, Digest>,
     /// What the build did, where images are to hold the cache of their own layers.
     pub inline: Option<&'a Done>,
+}
+
+impl Export<'_> {
+    /// The time of everything in a result, in seconds: the output's own attribute (empty: none), the client's build
+    /// argument, what the frontend found.
+    pub fn epoch(&self, built: &Built) -> Result<Option<i64>, Error> {
+        const NAME: &str = "source-date-epoch";
+        let Some(text) = self.request.attributes.get(NAME) else { return Ok(self.epoch.unwrap_or(built.epoch)) };
+        seconds(text).ok_or_else(|| Error::BadAttribute {
+            kind: self.request.kind.clone(),
+            name: NAME.to_owned(),
+            value: text.clone(),
+            reason: "expected seconds".to_owned(),
+        })
+    }
+}
+
+/// A time as clients write it, or the empty text for none.
+fn seconds(text: &str) -> Option<Option<i64>> {
+    if text.is_empty() { Some(None) } else { text.parse().ok().map(Some) }
 }
 
 /// What a kind of output is called while it is written; `None` for the one that writes nothing.
@@ -148,7 +174,7 @@ pub async fn export(
     let is_image = |output: &Request| matches!(output.kind.as_str(), "image" | "registry" | "oci" | "docker");
     let attested = results.iter().any(|built| !built.attestations.is_empty()) && outputs.iter().any(is_image);
     let statements = if attested { crate::history::statements(&engine.store)? } else { BTreeMap::new() };
-    let epoch = attributes.get("build-arg:SOURCE_DATE_EPOCH").and_then(|v| v.parse().ok());
+    let epoch = attributes.get("build-arg:SOURCE_DATE_EPOCH").and_then(|text| seconds(text));
     for (index, request) in outputs.iter().enumerate() {
         let Some(name) = title(&request.kind)? else { continue };
         let task = events.begin(&format!("{build}-export-{index}"), name);

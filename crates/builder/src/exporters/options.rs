@@ -19,8 +19,10 @@ pub(crate) struct Options {
     pub oci: bool,
     pub push: bool,
     pub by_digest: bool,
-    /// Time of everything in the image, in seconds.
+    /// Time of everything in the image, in seconds; known for one result at a time.
     pub epoch: Option<i64>,
+    /// Files that are younger than that become as old.
+    rewrite: bool,
     /// Attestations that are only for images that take them along are taken along.
     pub inline: bool,
     /// Attestations are artifacts that refer to their image.
@@ -67,28 +69,30 @@ impl Options {
             let parsed = Reference::parse(name).map_err(|e| bad("name", name, e.to_string()))?;
             names.push(parsed.or_latest());
         }
-        let epoch = match attributes.get("source-date-epoch") {
-            Some(text) => {
-                Some(text.parse().map_err(|_| bad("source-date-epoch", text, "expected seconds".to_owned()))?)
-            }
-            None => export.epoch,
-        };
         let oci = flag("oci-mediatypes", kind != "docker")?;
         let compression = compression(attributes, &bad)?;
-        let clamp = if flag("rewrite-timestamp", false)? { epoch } else { None };
-        let recipe = Recipe { compression, clamp, docker_media: !oci };
+        let recipe = Recipe { compression, clamp: None, docker_media: !oci };
         Ok(Options {
             names,
             recipe,
-            force: flag("force-compression", false)? || clamp.is_some(),
+            force: flag("force-compression", false)?,
             oci,
             push: flag("push", kind == "registry")?,
             by_digest: flag("push-by-digest", false)?,
-            epoch,
+            epoch: None,
+            rewrite: flag("rewrite-timestamp", false)?,
             inline: flag("attestation-inline", matches!(kind, "image" | "registry"))?,
             artifact: flag("oci-artifact", true)?,
             annotations: annotations(attributes),
         })
+    }
+
+    /// The same for a result of that time.
+    pub fn at(&self, epoch: Option<i64>) -> Options {
+        let mut options = self.clone();
+        options.epoch = epoch;
+        options.recipe.clamp = epoch.filter(|_| self.rewrite);
+        options
     }
 
     /// Annotations of one place, those of all platforms first.

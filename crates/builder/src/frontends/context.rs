@@ -39,7 +39,7 @@ impl Remote {
         let value = |name: &str| attributes.get(name).map(String::as_str).filter(|v| !v.is_empty());
         match value("context") {
             None => {}
-            Some(url) => match GitUrl::parse(url) {
+            Some(url) => match GitUrl::read(url).map_err(|e| Error::Request(e.to_string()))? {
                 Some(address) => {
                     let graph = Arc::new(git(build, url, &address, attributes).await?);
                     remote.dockerfile = Some((graph.clone(), None));

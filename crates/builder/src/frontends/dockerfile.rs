@@ -4,14 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dockerfile::Diagnostic;
 use dockerfile::ast::File;
+use dockerfile::diagnostic::Span;
 use dockerfile::lower::{Lowered, Options};
+use dockerfile::{Diagnostic, LineIndex};
 use graph::{Graph, wire};
 use oci::{Digest, Platform};
 
 use super::context::{self, Remote};
-use super::{Made, Target};
+use super::{Made, Target, lowering};
 use crate::Error;
 use crate::attestations::scan::{self, Scanner};
 use crate::attestations::{Read, Wanted};
@@ -66,23 +67,31 @@ impl<'a> Frontend<'a> {
         Ok(Frontend { build, attributes, inputs, remote, locals: Mutex::default() })
     }
 
-    /// The line that asks for a frontend in an image, unless that frontend is the one that asks (`cmdline`).
-    fn elsewhere(&self, file: &File) -> Option<String> {
+    /// The frontend in an image that is asked for, unless it is the one that asks (`cmdline`).
+    fn elsewhere(&self, definition: &Definition, file: &File) -> Option<Made> {
         if self.attributes.contains_key("cmdline") {
             return None;
         }
-        let directive = || file.directives.iter().find(|d| d.name == "syntax").map(|d| d.value.value.as_str());
-        let line = self.attribute("build-arg:BUILDKIT_SYNTAX").or_else(directive)?;
+        let directive = file.directives.iter().find(|d| d.name == "syntax");
+        let (line, place) = match (self.attribute("build-arg:BUILDKIT_SYNTAX"), directive) {
+            (Some(line), _) => (line, None),
+            (None, Some(directive)) => (directive.value.value.as_str(), Some(directive.value.span)),
+            (None, None) => return None,
+        };
         let source = line.split_whitespace().next()?;
-        (!super::is_built_in(source)).then(|| line.to_owned())
+        let at = |span: Span| {
+            let line = LineIndex::new(&file.text).line(span.start);
+            Box::new(lowering::place(definition, Some((line, line))))
+        };
+        (!super::is_built_in(source)).then(|| Made::Elsewhere { line: line.to_owned(), place: place.map(at) })
     }
 
     /// One target a platform, unless the Dockerfile is for another frontend to read.
     pub async fn targets(&self) -> Result<Made, Error> {
         let (definition, ignore) = self.definition_and_ignore().await?;
         let (file, errors) = dockerfile::parse(&definition.text);
-        if let Some(line) = self.elsewhere(&file) {
-            return Ok(Made::Elsewhere(line));
+        if let Some(elsewhere) = self.elsewhere(&definition, &file) {
+            return Ok(elsewhere);
         }
         let loaded = self.whole(Loaded { definition, ignore, file }, errors)?;
         let host = Platform::host();

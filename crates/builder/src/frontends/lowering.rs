@@ -64,6 +64,9 @@ impl Frontend<'_> {
                 let resolved = image::resolve(&work, &parsed, &platform(wanted)?, mode).await;
                 task.finish(resolved)?
             }
+            Need::Time { identifier, attributes } => {
+                return Ok(Fact::Time(self.build.time(identifier, attributes.clone()).await?));
+            }
             Need::Layout { store, reference, platform: wanted } => {
                 self.build.layout("", store, reference, &platform(wanted)?).await?
             }
@@ -113,7 +116,8 @@ impl Frontend<'_> {
     }
 }
 
-fn place(definition: &Definition, lines: Option<Lines>) -> graph::Place {
+/// Lines of the Dockerfile.
+pub(super) fn place(definition: &Definition, lines: Option<Lines>) -> graph::Place {
     let file = graph::wire::SourceInfo {
         filename: definition.filename.clone(),
         data: definition.text.clone(),

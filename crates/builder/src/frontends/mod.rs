@@ -1,7 +1,7 @@
 //! From what a client asks for to graphs: one file each kind of question. What is built in runs nothing; a frontend in an
 //! image is a process.
 
-mod context;
+pub(crate) mod context;
 pub mod dockerfile;
 pub mod image;
 mod lowering;
@@ -22,8 +22,13 @@ pub const LANGUAGE: &str = "1.20.0";
 pub enum Made {
     /// One target a platform.
     Targets(Vec<Target>),
-    /// The Dockerfile, or `BUILDKIT_SYNTAX`, asks for another frontend: the image, and what else stands on that line.
-    Elsewhere(String),
+    /// The Dockerfile, or `BUILDKIT_SYNTAX`, asks for another frontend.
+    Elsewhere {
+        /// The image, and what else stands on that line.
+        line: String,
+        /// The line in the Dockerfile, if it is the Dockerfile that asks.
+        place: Option<Box<graph::Place>>,
+    },
 }
 
 /// Whether the language of a frontend's image is built in: that of `docker/dockerfile` images.

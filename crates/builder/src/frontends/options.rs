@@ -1,6 +1,7 @@
 //! BuildKit's attributes of the Dockerfile frontend as options of lowering. A value that can't be read says what was expected.
 
 use dockerfile::lower::{Input, NamedContext, NoCache, Options};
+use graph::git::GitUrl;
 use oci::Platform;
 
 use super::context;
@@ -27,7 +28,7 @@ impl Frontend<'_> {
             } else if let Some(label) = name.strip_prefix("label:") {
                 options.labels.insert(label.to_owned(), value.clone());
             } else if let Some(context) = name.strip_prefix("context:") {
-                options.contexts.insert(context.to_owned(), named(context, value));
+                options.contexts.insert(context.to_owned(), named(context, value)?);
             }
         }
         self.link(&mut options, platform)?;
@@ -54,10 +55,6 @@ impl Frontend<'_> {
         for limit in self.attribute("ulimit").iter().flat_map(|v| v.split(',')) {
             options.ulimits.push(ulimit(limit).ok_or_else(|| bad("ulimit", limit, "expected NAME=SOFT[:HARD]"))?);
         }
-        options.epoch = match options.build_args.get("SOURCE_DATE_EPOCH").filter(|v| !v.is_empty()) {
-            Some(text) => Some(text.parse().map_err(|_| bad("SOURCE_DATE_EPOCH", text, "expected seconds"))?),
-            None => None,
-        };
         options.check = self.attribute("build-arg:BUILDKIT_DOCKERFILE_CHECK").map(str::to_owned);
         Ok(options)
     }
@@ -89,18 +86,21 @@ fn ulimit(text: &str) -> Option<(String, i64, i64)> {
 }
 
 /// What a client means by `context:NAME=VALUE` (BuildKit's forms).
-fn named(name: &str, value: &str) -> NamedContext {
+fn named(name: &str, value: &str) -> Result<NamedContext, Error> {
     if let Some(image) = value.strip_prefix("docker-image://").or(value.strip_prefix("docker-image:")) {
-        return NamedContext::Image(image.to_owned());
+        return Ok(NamedContext::Image(image.to_owned()));
     }
     if let Some(layout) = value.strip_prefix("oci-layout://").or(value.strip_prefix("oci-layout:")) {
         let at = layout.find(['@', ':']).unwrap_or(layout.len());
-        return NamedContext::Layout { store: layout[..at].to_owned(), reference: layout[at..].to_owned() };
+        return Ok(NamedContext::Layout { store: layout[..at].to_owned(), reference: layout[at..].to_owned() });
     }
-    match value.strip_prefix("local:") {
+    Ok(match value.strip_prefix("local:") {
         Some(directory) => NamedContext::Local(directory.to_owned()),
         None if value.starts_with("input:") => NamedContext::Input(value.trim_start_matches("input:").to_owned()),
-        None if value.contains("://") || value.starts_with("git@") => NamedContext::Remote(value.to_owned()),
+        None if value.contains("://") || value.starts_with("git@") => {
+            GitUrl::read(value).map_err(|e| Error::Request(format!("the context {name}: {e}")))?;
+            NamedContext::Remote(value.to_owned())
+        }
         None => NamedContext::Local(name.to_owned()),
-    }
+    })
 }

@@ -242,7 +242,7 @@ impl Exec<'_> {
     /// Copies a tree into a new volume. A volume is written to, so its files are its own.
     fn fill(&self, seed: SnapshotId, volume: &Path) -> Result<(), Error> {
         let view = store::view::View::of_layers(self.store.snapshots().layers(seed)?);
-        store::layer::write_dir(&view, volume, store::layer::Owners::Kept)?;
+        store::layer::write_dir(&view, volume, store::layer::Owners::Kept, None)?;
         let data = view.lookup(Path::new("/"))?;
         data.map_or(Ok(()), |node| {
             let attributes = store::canvas::Attributes::of(&node);

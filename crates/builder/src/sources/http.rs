@@ -2,9 +2,11 @@
 //! Nothing is unpacked here, and no server's word is taken for what a file is.
 
 use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use graph::{Kind, Vertex};
 use oci::Digest;
+use rustix::fs::Timespec;
 use solver::key;
 use store::canvas::{Attributes, Canvas, set_owner_and_mode, set_time};
 use store::{Resource, SnapshotId};
@@ -23,7 +25,8 @@ pub struct Pinned {
     uid: u32,
     gid: u32,
     digest: Digest,
-    last_modified: String,
+    /// Seconds since 1970.
+    last_modified: Option<i64>,
     _held: store::Lease,
 }
 
@@ -57,8 +60,7 @@ impl Pinned {
         if let Some(digest) = expected {
             let held = store.leases().hold(Resource::Blob(digest))?;
             if store.blobs().has(&digest)? {
-                let last_modified = String::new();
-                return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified, _held: held });
+                return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified: None, _held: held });
             }
         }
         let mut writer = store.blobs().writer()?;
@@ -66,19 +68,21 @@ impl Pinned {
             work.session.upload(path, &mut writer).await?;
             let digest = writer.commit(expected)?.digest;
             let held = store.leases().hold(Resource::Blob(digest))?;
-            return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified: String::new(), _held: held });
+            return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified: None, _held: held });
         }
         let got = work.engine.registry.download(&url, &mut writer).await.map_err(sources::Error::from)?;
         let held = store.leases().hold(Resource::Blob(got.digest))?;
         let blob = writer.commit(expected)?;
         // With a checksum the content alone names the file.
-        let last_modified = if expected.is_some() { String::new() } else { got.last_modified };
+        let last_modified = seconds(&got.last_modified).filter(|_| expected.is_none());
         Ok(Pinned { url, name, perm, uid, gid, digest: blob.digest, last_modified, _held: held })
     }
 
     /// Cache digests of the source.
     pub fn keys(&self) -> Vec<Digest> {
-        vec![key::http_key(&self.name, self.perm, self.uid, self.gid, &self.digest, &self.last_modified)]
+        let time = self.last_modified.and_then(|seconds| u64::try_from(seconds).ok());
+        let time = time.map(|seconds| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)));
+        vec![key::http_key(&self.name, self.perm, self.uid, self.gid, &self.digest, &time.unwrap_or_default())]
     }
 
     /// Digest of its bytes.
@@ -86,11 +90,22 @@ impl Pinned {
         self.digest
     }
 
+    /// The file's name in its tree.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When it was changed as the server says, in seconds since 1970. With a checksum nobody is asked.
+    pub fn last_modified(&self) -> Option<i64> {
+        self.last_modified
+    }
+
     /// A tree with the one file.
     pub async fn snapshot(&self, work: &Work) -> Result<SnapshotId, Error> {
         let (store, digest, url) = (work.engine.store.clone(), self.digest, self.url.clone());
         let path = Path::new("/").join(&self.name);
         let (perm, owner) = (self.perm, (self.uid, self.gid));
+        let time = Timespec { tv_sec: self.last_modified.unwrap_or(0), tv_nsec: 0 };
         blocking("put a downloaded file into a tree", move || {
             let mut draft = store.snapshots().begin(None)?;
             draft.describe(store::Kind::Regular, &url);
@@ -98,12 +113,44 @@ impl Pinned {
             let place = canvas.make_room(&path)?;
             let mut file = std::fs::File::create_new(&place).doing("make", &path)?;
             std::io::copy(&mut store.blobs().open(&digest)?, &mut file).doing("write", &path)?;
-            let attributes = Attributes::made(perm, Some(owner), None);
+            let attributes = Attributes::made(perm, Some(owner), Some(time));
             set_owner_and_mode(&place, &attributes).doing("set owner and mode of", &path)?;
             set_time(&place, attributes.time).doing("set the time of", &path)?;
             canvas.finish()?;
             Ok::<_, ops::Error>(draft.commit()?)
         })
         .await
+    }
+}
+
+/// A time of HTTP (RFC 9110, 5.6.7) in seconds since 1970. Some servers end the old form with another name than GMT.
+fn seconds(text: &str) -> Option<i64> {
+    let text = match text.rsplit_once(' ') {
+        Some((time, zone)) if text.contains('-') && zone.chars().all(|c| c.is_ascii_uppercase()) => {
+            format!("{time} GMT")
+        }
+        _ => text.to_owned(),
+    };
+    let time = httpdate::parse_http_date(&text).ok()?;
+    i64::try_from(time.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::seconds;
+
+    #[test]
+    fn times_of_servers() {
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sunday, 06-Nov-94 08:49:37 UTC",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(seconds(text), Some(784_111_777), "{text}");
+        }
+        for text in ["", "yesterday", "1994-11-06T08:49:37Z"] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
     }
 }

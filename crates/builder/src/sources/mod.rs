@@ -8,6 +8,7 @@ pub mod image;
 pub mod layers;
 pub mod local;
 pub mod oci_layout;
+pub mod remote;
 
 use std::sync::Arc;
 

@@ -1,11 +1,13 @@
-//! What a source is now, for clients that make their own graphs: an image's digest and configuration.
-//! Nothing is pulled but manifests and configurations.
+//! What a source is now, for clients that make their own graphs: an image's digest and configuration, a commit, a file's
+//! digest and time. Of images nothing is pulled but manifests and configurations.
 
 use builder::sources::image::Resolved;
+use builder::sources::remote::Remote;
 use oci::{Platform, Reference};
+use proto::Timestamp;
 use proto::bridge::{
-    ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceImageResponse, ResolveSourceMetaRequest,
-    ResolveSourceMetaResponse,
+    ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceGitResponse, ResolveSourceHttpResponse,
+    ResolveSourceImageResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse,
 };
 use proto::pb::SourceOp;
 use tonic::Status;
@@ -55,14 +57,15 @@ pub async fn source(job: &Job, request: ResolveSourceMetaRequest) -> Result<Reso
     let platform = platform(request.platform.as_ref());
     let (scheme, name) = source.identifier.split_once("://").unwrap_or(("", &source.identifier));
     let found = match scheme {
+        "git" | "http" | "https" => return remote(job, source, request.git.is_some_and(|git| git.return_object)).await,
         "docker-image" => registry(job, name, &platform, &request.resolve_mode).await?,
         "oci-layout" => {
             let attribute = |key: &str| source.attrs.get(key).map(String::as_str).unwrap_or_default();
             layout(job, attribute("oci.session"), attribute("oci.store"), name, &platform).await?
         }
         _ => {
-            let text = format!("{}: only images can be resolved, other sources are not built yet", source.identifier);
-            return Err(Status::unimplemented(text));
+            // Nothing but its files says what it is.
+            return Ok(ResolveSourceMetaResponse { source: Some(source), ..Default::default() });
         }
     };
     let plain = name.split('@').next().unwrap_or(name);
@@ -71,4 +74,33 @@ pub async fn source(job: &Job, request: ResolveSourceMetaRequest) -> Result<Reso
     let identifier = format!("{scheme}://{plain}@{}", found.digest);
     let source = Some(SourceOp { identifier, ..source });
     Ok(ResolveSourceMetaResponse { source, image: Some(image), git: None, http: None })
+}
+
+/// A commit or a file from the web; with `objects` what git keeps of the commit.
+async fn remote(job: &Job, source: SourceOp, objects: bool) -> Result<ResolveSourceMetaResponse, Status> {
+    let (identifier, attributes) = (source.identifier.clone(), source.attrs.clone().into_iter().collect());
+    let found = job.build.remote(&identifier, attributes, objects).await.map_err(|error| refusal::of(&error))?;
+    let (mut git, mut http) = (None, None);
+    match found {
+        None => {}
+        Some(Remote::Commit { reference, object, commit, kept }) => {
+            let (commit_object, tag_object) = kept.map(|kept| (kept.commit, kept.tag)).unwrap_or_default();
+            git = Some(ResolveSourceGitResponse {
+                checksum: object,
+                r#ref: reference,
+                commit_checksum: commit.unwrap_or_default(),
+                commit_object,
+                tag_object: tag_object.unwrap_or_default(),
+            });
+        }
+        Some(Remote::File { digest, name, last_modified }) => {
+            http = Some(ResolveSourceHttpResponse {
+                checksum: digest.to_string(),
+                filename: name,
+                last_modified: last_modified.map(|seconds| Timestamp { seconds, nanos: 0 }),
+                checksum_response: None,
+            });
+        }
+    }
+    Ok(ResolveSourceMetaResponse { source: Some(source), image: None, git, http })
 }

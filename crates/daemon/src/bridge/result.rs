@@ -11,6 +11,7 @@ use proto::bridge;
 use serde::Deserialize;
 use tonic::Status;
 
+use super::solve::{BASE_CONFIG, CONFIG, EPOCH};
 use super::{attestations, evaluate};
 use crate::jobs::Job;
 use crate::refusal;
@@ -52,12 +53,14 @@ struct Wanted {
     name: String,
     platform: Platform,
     config: Option<ImageConfig>,
+    base: Option<ImageConfig>,
+    epoch: Option<i64>,
     id: String,
 }
 
 /// Makes one result, with the attestations that came with it.
 async fn make(job: &Arc<Job>, result: &bridge::Result, (_, wanted): (usize, Wanted)) -> Result<Built, Status> {
-    let Wanted { name, platform, config, id } = wanted;
+    let Wanted { name, platform, config, base, epoch, id } = wanted;
     let held = evaluate(job, &id).await?;
     let mut making = job.refs.get(&id).map(|found| found.making).unwrap_or_default();
     if making.origin.call.is_none() {
@@ -69,7 +72,7 @@ async fn make(job: &Arc<Job>, result: &bridge::Result, (_, wanted): (usize, Want
     }
     let key = if name.is_empty() { platform.to_string() } else { name.clone() };
     let mut built = Built::new(name, platform, held, making);
-    built.config = config;
+    (built.config, built.base, built.epoch) = (config, base, epoch);
     for attestation in result.attestations.get(&key).iter().flat_map(|all| &all.attestation) {
         let given = attestations::given(job, attestation).await?;
         let made_of = attestation.r#ref.as_ref().and_then(|r| job.refs.get(&r.id)).map(|found| found.making.graph);
@@ -79,9 +82,31 @@ async fn make(job: &Arc<Job>, result: &bridge::Result, (_, wanted): (usize, Want
     Ok(built)
 }
 
+fn invalid(what: &str, error: impl std::fmt::Display) -> Status {
+    Status::invalid_argument(format!("{what}: {error}"))
+}
+
+/// What is said of one result, and the name under which it stands.
+fn said<'a>(result: &'a bridge::Result, what: &str, name: &str) -> Option<(String, &'a [u8])> {
+    let key = if name.is_empty() { what.to_owned() } else { format!("{what}/{name}") };
+    let value = result.metadata.get(&key).filter(|value| !value.is_empty())?;
+    Some((key, value))
+}
+
+fn config(result: &bridge::Result, what: &str, name: &str) -> Result<Option<ImageConfig>, Status> {
+    let Some((key, json)) = said(result, what, name) else { return Ok(None) };
+    serde_json::from_slice(json).map_err(|e| invalid(&key, e))
+}
+
+/// Its own SOURCE_DATE_EPOCH, or that of all results.
+fn epoch(result: &bridge::Result, name: &str) -> Result<Option<i64>, Status> {
+    let Some((key, value)) = said(result, EPOCH, name).or_else(|| said(result, EPOCH, "")) else { return Ok(None) };
+    let text = String::from_utf8_lossy(value);
+    text.parse().map(Some).map_err(|e| invalid(&format!("{key}={text}"), e))
+}
+
 /// Makes what came back and writes the outputs.
 pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response, Status> {
-    let invalid = |what: &str, error: serde_json::Error| Status::invalid_argument(format!("{what}: {error}"));
     let list = result.metadata.get("refs.platforms");
     let list: Option<Platforms> =
         list.map(|json| serde_json::from_slice(json)).transpose().map_err(|e| invalid("refs.platforms", e))?;
@@ -99,13 +124,10 @@ pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response,
             None if name.is_empty() => Platform::host(),
             None => Platform::parse(&name, &Platform::host()).map_err(|e| Status::invalid_argument(e.to_string()))?,
         };
-        let key =
-            if name.is_empty() { "containerimage.config".to_owned() } else { format!("containerimage.config/{name}") };
-        let config = result.metadata.get(&key).filter(|c| !c.is_empty());
-        let config: Option<ImageConfig> =
-            config.map(|json| serde_json::from_slice(json)).transpose().map_err(|e| invalid(&key, e))?;
+        let (config, base) = (config(result, CONFIG, &name)?, config(result, BASE_CONFIG, &name)?);
+        let epoch = epoch(result, &name)?;
         let order = list.iter().position(|p| p.id == name).unwrap_or(0);
-        wanted.push((order, Wanted { name, platform, config, id }));
+        wanted.push((order, Wanted { name, platform, config, base, epoch, id }));
     }
     wanted.sort_by_key(|(order, ..)| *order);
     let made = wanted.into_iter().map(|one| make(job, result, one));

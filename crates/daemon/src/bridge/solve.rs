@@ -25,6 +25,14 @@ const CAPS: [&str; 4] = [
     "moby.buildkit.frontend.gitquerystring",
 ];
 
+/// Names of a result's metadata: the image's configuration, that of its base, the time of everything in it. Of several
+/// results, `/PLATFORM` follows.
+pub const CONFIG: &str = "containerimage.config";
+/// See [`CONFIG`].
+pub const BASE_CONFIG: &str = "containerimage.base.config";
+/// See [`CONFIG`].
+pub const EPOCH: &str = "source.date.epoch";
+
 /// What is wanted.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
@@ -122,7 +130,13 @@ async fn dockerfile(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Res
     let targets = job.build.dockerfile(wanted.attributes, &inputs).await;
     let targets = match targets.map_err(|error| refusal::of(&error))? {
         Made::Targets(targets) => targets,
-        Made::Elsewhere(line) => return elsewhere(daemon, job, wanted, line).await,
+        Made::Elsewhere { line, place } => {
+            let made = elsewhere(daemon, job, wanted, line).await;
+            return made.map_err(|status| match place {
+                Some(place) => refusal::placed(status, &place),
+                None => status,
+            });
+        }
     };
     let call = job.build.call("dockerfile.v0", &own(wanted.attributes), &inputs);
     let origin = Arc::new(job.build.origin(Some(call)));
@@ -177,9 +191,12 @@ fn own(attributes: &BTreeMap<String, String>) -> BTreeMap<String, String> {
 fn describe(result: &mut bridge::Result, target: &Target, suffix: &str) -> Result<(), Status> {
     let json = |config| serde_json::to_vec(config).map_err(|e| Status::internal(e.to_string()));
     let config = json(&target.lowered.config)?;
-    result.metadata.insert(format!("containerimage.config{suffix}"), config);
+    result.metadata.insert(format!("{CONFIG}{suffix}"), config);
     if let Some(base) = &target.lowered.base_config {
-        result.metadata.insert(format!("containerimage.base.config{suffix}"), json(base)?);
+        result.metadata.insert(format!("{BASE_CONFIG}{suffix}"), json(base)?);
+    }
+    if let Some(seconds) = target.lowered.epoch {
+        result.metadata.insert(format!("{EPOCH}{suffix}"), seconds.to_string().into_bytes());
     }
     Ok(())
 }

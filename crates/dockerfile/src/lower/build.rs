@@ -23,6 +23,8 @@ pub struct Lowering<'a> {
     pub drafts: Drafts,
     pub stages: &'a Stages<'a>,
     pub facts: &'a BTreeMap<Need, Fact>,
+    /// SOURCE_DATE_EPOCH in seconds.
+    epoch: Option<i64>,
     /// What must be known before it can go on.
     pub needs: BTreeMap<Need, Lines>,
     /// What the checks find.
@@ -50,12 +52,18 @@ pub struct Lowering<'a> {
 
 impl<'a> Lowering<'a> {
     /// Begins.
-    pub fn new(stages: &'a Stages<'a>, options: &'a Options, facts: &'a BTreeMap<Need, Fact>) -> Lowering<'a> {
+    pub fn new(
+        stages: &'a Stages<'a>,
+        options: &'a Options,
+        facts: &'a BTreeMap<Need, Fact>,
+        epoch: Option<i64>,
+    ) -> Lowering<'a> {
         Lowering {
             options,
             drafts: Drafts::default(),
             stages,
             facts,
+            epoch,
             needs: BTreeMap::new(),
             found: Found::default(),
             // One that can't be read is the build's to complain of.
@@ -116,8 +124,8 @@ impl<'a> Lowering<'a> {
         }
         let graph = finish(drafts, state.head)?;
         let outline = outline::of(self.stages, target, &self.outlines);
-        let (base_config, findings) = (state.base_image, Vec::new());
-        Ok(Some(Lowered { graph, config, base_config, scanned, no_cache, findings, outline }))
+        let (base_config, findings, epoch) = (state.base_image, Vec::new(), self.epoch);
+        Ok(Some(Lowered { graph, config, base_config, epoch, scanned, no_cache, findings, outline }))
     }
 
     /// What is scanned beside the target.
@@ -170,7 +178,7 @@ impl<'a> Lowering<'a> {
                 list.iter().any(|n| n.eq_ignore_ascii_case(&stage.name) || *n == i.to_string()) && !list.is_empty()
             }
         };
-        state.epoch = self.options.epoch.map(oci::time::rfc3339);
+        state.epoch = self.epoch;
         self.name_base(i, &mut state);
         self.lower_read(i, &triggers)?;
         state.naming.onbuild = true;

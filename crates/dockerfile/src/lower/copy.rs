@@ -1,6 +1,8 @@
 //! COPY, ADD and WORKDIR: file operations (LLB `FileOp`, `MergeOp`), as BuildKit's client encodes them.
 //! Whether a path is there nobody knows here; patterns go into the operation as they are.
 
+use std::collections::BTreeMap;
+
 use graph::git::GitUrl;
 use graph::wire::{self, file_action::Action, op, user_opt};
 
@@ -12,7 +14,7 @@ use crate::diagnostic::Diagnostic;
 use crate::parse;
 use crate::rules;
 
-type Result<T> = std::result::Result<T, Diagnostic>;
+type Result<T, E = Diagnostic> = std::result::Result<T, E>;
 
 /// One copy that is to be done.
 struct One {
@@ -87,8 +89,12 @@ fn one(
     source: &str,
     template: &wire::FileActionCopy,
 ) -> Result<One> {
-    if copy.add && copy.from.is_none() && (is_http(source) || GitUrl::parse(source).is_some()) {
-        return remote(lowering, state, copy, word, source, template);
+    if copy.add && copy.from.is_none() {
+        let checksum = copy.checksum.as_ref().map(|w| state.word(w)).transpose()?;
+        let web = from_web(source, checksum, copy.keep_git_dir).map_err(|e| Diagnostic::error(word.span, e))?;
+        if let Some(web) = web {
+            return remote(lowering, copy, word, source, web, template);
+        }
     }
     if let Some(checksum) = &copy.checksum {
         return Err(Diagnostic::error(checksum.span, "checksum requires HTTP(S) or Git sources"));
@@ -152,38 +158,66 @@ fn is_http(source: &str) -> bool {
     source.starts_with("http://") || source.starts_with("https://")
 }
 
-/// ADD of a URL.
-fn remote(
-    lowering: &mut Lowering<'_>,
-    state: &State,
-    copy: &Copy,
-    word: &Word,
-    source: &str,
-    template: &wire::FileActionCopy,
-) -> Result<One> {
-    let checksum = copy.checksum.as_ref().map(|w| state.word(w)).transpose()?;
-    let mut attrs = std::collections::BTreeMap::new();
-    if let Some(url) = GitUrl::parse(source) {
-        attrs = url.attributes();
-        if copy.keep_git_dir == Some(true) {
-            attrs.insert("git.keepgitdir".to_owned(), "true".to_owned());
+/// A file or a repository from the web, as a source operation.
+pub struct Web {
+    pub identifier: String,
+    pub attributes: BTreeMap<String, String>,
+    /// The name that a file gets; `None` for a repository.
+    pub file: Option<String>,
+}
+
+/// What stands for a file whose address ends without a name.
+const UNNAMED: &str = "__unnamed__";
+
+/// What an address means; `None` where it is none.
+pub fn from_web(source: &str, checksum: Option<String>, keep_git_dir: Option<bool>) -> Result<Option<Web>, String> {
+    if let Some(url) = GitUrl::read(source).map_err(|e| e.to_string())?.filter(|url| !url.like_a_path) {
+        let mut attributes = url.attributes();
+        let said = attributes.contains_key("git.keepgitdir");
+        match keep_git_dir {
+            Some(false) if said => return Err("inconsistent keep-git-dir configuration".to_owned()),
+            Some(true) => drop(attributes.insert("git.keepgitdir".to_owned(), "true".to_owned())),
+            _ => {}
         }
-        attrs.extend(checksum.map(|c| ("git.checksum".to_owned(), c)));
-        let from = lowering.source(&url.identifier(), attrs, source, &["source.git"]);
-        let action = wire::FileActionCopy { src: "/".to_owned(), dir_copy_contents: true, ..template.clone() };
-        return Ok(One { from, action });
+        if let Some(checksum) = checksum {
+            let said = attributes.insert("git.checksum".to_owned(), checksum.clone());
+            if let Some(said) = said.filter(|said| *said != checksum) {
+                return Err(format!("checksum mismatch \"{checksum}\" != \"{said}\""));
+            }
+        }
+        return Ok(Some(Web { identifier: url.identifier(), attributes, file: None }));
+    }
+    if !is_http(source) {
+        return Ok(None);
     }
     let path = source.split(['?', '#']).next().unwrap_or(source);
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
     let name = path.split_once('/').and_then(|(_, p)| p.rsplit('/').next()).filter(|n| !n.is_empty());
-    let name = name.unwrap_or("__unnamed__").to_owned();
-    if template.dest.ends_with('/') && name == "__unnamed__" {
+    let name = name.unwrap_or(UNNAMED).to_owned();
+    let mut attributes = BTreeMap::from([("http.filename".to_owned(), name.clone())]);
+    attributes.extend(checksum.map(|c| ("http.checksum".to_owned(), c)));
+    Ok(Some(Web { identifier: source.to_owned(), attributes, file: Some(name) }))
+}
+
+/// ADD of a URL.
+fn remote(
+    lowering: &mut Lowering<'_>,
+    copy: &Copy,
+    word: &Word,
+    source: &str,
+    web: Web,
+    template: &wire::FileActionCopy,
+) -> Result<One> {
+    let Some(name) = web.file else {
+        let from = lowering.source(&web.identifier, web.attributes, source, &["source.git"]);
+        let action = wire::FileActionCopy { src: "/".to_owned(), dir_copy_contents: true, ..template.clone() };
+        return Ok(One { from, action });
+    };
+    if template.dest.ends_with('/') && name == UNNAMED {
         let text = format!("cannot determine filename for source {source}");
         return Err(Diagnostic::error(word.span, text).help("give a destination that names a file"));
     }
-    attrs.insert("http.filename".to_owned(), name.clone());
-    attrs.extend(checksum.map(|c| ("http.checksum".to_owned(), c)));
-    let from = lowering.source(source, attrs, source, &["source.http"]);
+    let from = lowering.source(&web.identifier, web.attributes, source, &["source.http"]);
     let unpack = copy.unpack.unwrap_or(false);
     let action = wire::FileActionCopy {
         src: format!("/{name}"),
@@ -289,7 +323,8 @@ pub fn workdir(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Ins
             mode: 0o755,
             make_parents: true,
             owner: (!user.is_empty()).then(|| owner(&user, input)),
-            timestamp: -1,
+            // Nanoseconds; else the time at which it is made.
+            timestamp: state.epoch.map_or(-1, |seconds| seconds.saturating_mul(1_000_000_000)),
         };
         let action = wire::FileAction { input, secondary_input: -1, output: 0, action: Some(Action::MkDir(dir)) };
         let name = state.naming.next(&state.clone().shown(&instruction.original));

@@ -4,6 +4,7 @@
 mod build;
 mod copy;
 mod draft;
+mod epoch;
 pub mod outline;
 mod run;
 mod scan;
@@ -108,8 +109,6 @@ pub struct Options {
     pub hostname: String,
     /// `image.resolvemode` of image sources: empty, `pull` or `local`.
     pub resolve_mode: String,
-    /// SOURCE_DATE_EPOCH in seconds, when given.
-    pub epoch: Option<i64>,
     /// Whether trees that are to be scanned for an SBOM are wanted.
     pub scan: bool,
     /// Every stage is lowered, not only those that the target needs: the checks look at all.
@@ -143,7 +142,6 @@ impl Options {
             cgroup_parent: String::new(),
             hostname: String::new(),
             resolve_mode: String::new(),
-            epoch: None,
             scan: false,
             all_stages: false,
             check: None,
@@ -175,6 +173,13 @@ pub enum Need {
         /// The session's name for the directory.
         context: String,
     },
+    /// When what a source is was made: SOURCE_DATE_EPOCH is taken from it.
+    Time {
+        /// The source operation's identifier.
+        identifier: String,
+        /// Its attributes.
+        attributes: BTreeMap<String, String>,
+    },
 }
 
 /// The answer to a [`Need`].
@@ -189,6 +194,8 @@ pub enum Fact {
     },
     /// To `Ignore`.
     Patterns(Vec<String>),
+    /// To `Time`: seconds since 1970, if the source has a time of its own.
+    Time(Option<i64>),
     /// To anything that nobody can be asked: what is lowered is good for checks and nothing else.
     Unknown,
 }
@@ -202,6 +209,8 @@ pub struct Lowered {
     pub config: ImageConfig,
     /// The configuration of the target's base image, if it has one.
     pub base_config: Option<ImageConfig>,
+    /// SOURCE_DATE_EPOCH in seconds, when there is one: the time of everything in the image.
+    pub epoch: Option<i64>,
     /// What else is to be scanned for an SBOM, by name: stages and the context that ask for it by the arguments
     /// `BUILDKIT_SBOM_SCAN_STAGE` and `BUILDKIT_SBOM_SCAN_CONTEXT`. Only with [`Options::scan`].
     pub scanned: BTreeMap<String, Graph>,
@@ -266,9 +275,16 @@ fn made(
     facts: &BTreeMap<Need, Fact>,
     found: &mut Found,
 ) -> Result<Made, Vec<Diagnostic>> {
-    let stages = stages::Stages::read(file, options, found)?;
+    let mut globals = stages::Globals::read(file, options)?;
+    let said = epoch::Epoch::of(file, &globals, options, facts).map_err(|d| vec![d])?;
+    let said = match said {
+        Ok(said) => said,
+        Err((need, lines)) => return Ok((None, BTreeMap::from([(need, lines)]))),
+    };
+    let options = &*said.settle(options, &mut globals);
+    let stages = stages::Stages::read(file, globals, options, found)?;
     let target = stages.target(options).map_err(|d| vec![d])?;
-    let mut lowering = Lowering::new(&stages, options, facts);
+    let mut lowering = Lowering::new(&stages, options, facts, said.time());
     let lowered = lowering.all(target, file);
     for finding in std::mem::take(&mut lowering.found).into_list() {
         found.add(finding);

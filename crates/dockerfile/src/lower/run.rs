@@ -72,7 +72,7 @@ fn command(
     run: &Run,
     parts: &mut Parts,
 ) -> Result<(Vec<String>, String, String)> {
-    let shown = state.shown(&instruction.original);
+    let shown = state.shown_without(&instruction.original, &secret_names(state, run));
     let line = match &run.command {
         Command::Exec(words) => return Ok((words.clone(), words.join(" "), shown)),
         Command::Shell(line) => &line.value,
@@ -96,6 +96,16 @@ fn command(
     words.push(text);
     let history = words.join(" ");
     Ok((words, history, name))
+}
+
+/// Variables that secrets are put into. A mount that can't be read is told of where it is lowered.
+fn secret_names(state: &State, run: &Run) -> Vec<String> {
+    let read = |word: &Word| {
+        let expand =
+            |text: &str| state.word(&Word { value: text.to_owned(), span: word.span }).map_err(|error| error.message);
+        parse::mount(&word.value, &expand).ok().filter(|mount| mount.kind == MountKind::Secret)?.env
+    };
+    run.mounts.iter().filter_map(read).collect()
 }
 
 /// A command with its documents, as a shell reads it.

@@ -18,6 +18,14 @@ use crate::diagnostic::Diagnostic;
 
 type Result<T> = std::result::Result<T, Diagnostic>;
 
+/// A named context that is a git repository or a file from the web: identifier and attributes of its source.
+pub fn remote(url: &str) -> std::result::Result<(String, BTreeMap<String, String>), String> {
+    Ok(match GitUrl::read(url).map_err(|e| e.to_string())? {
+        Some(git) => (git.identifier(), git.attributes()),
+        None => (url.to_owned(), BTreeMap::from([("http.filename".to_owned(), "context".to_owned())])),
+    })
+}
+
 impl Lowering<'_> {
     /// An image as operation and configuration.
     pub fn image(&mut self, reference: &str, platform: &Platform, name: Option<&str>) -> Option<(Id, ImageConfig)> {
@@ -108,11 +116,10 @@ impl Lowering<'_> {
             NamedContext::Local(directory) => self.local(name, directory).map(|id| (Some(id), None)),
             NamedContext::Remote(url) => {
                 let shown = format!("[context {name}] {url}");
-                let Some(git) = GitUrl::parse(url) else {
-                    let attrs = BTreeMap::from([("http.filename".to_owned(), "context".to_owned())]);
-                    return Some((Some(self.source(url, attrs, &shown, &["source.http"])), None));
-                };
-                Some((Some(self.source(&git.identifier(), git.attributes(), &shown, &["source.git"])), None))
+                // One that contradicts itself was refused when the stages were read.
+                let (identifier, attrs) = remote(url).ok()?;
+                let cap = if identifier.starts_with("git://") { "source.git" } else { "source.http" };
+                Some((Some(self.source(&identifier, attrs, &shown, &[cap])), None))
             }
         }
     }

@@ -63,6 +63,51 @@ pub struct Stages<'a> {
     pub shell: Shell,
 }
 
+/// What stands above the first stage.
+pub struct Globals<'a> {
+    /// Values of global arguments, also the predefined ones.
+    pub values: BTreeMap<String, String>,
+    arguments: Vec<Argument<'a>>,
+    pub shell: Shell,
+    /// Position of the first FROM.
+    pub first: usize,
+}
+
+impl<'a> Globals<'a> {
+    /// Reads the global arguments of a file.
+    pub fn read(file: &'a File, options: &Options) -> Result<Globals<'a>, Vec<Diagnostic>> {
+        let shell = Shell::new(file.escape);
+        let first = file.instructions.iter().position(|i| matches!(i.kind, Kind::From { .. }));
+        let Some(first) = first else {
+            let span = file.instructions.first().map(|i| i.span).unwrap_or_default();
+            return Err(vec![
+                Diagnostic::error(span, "dockerfile contains no stages to build").help("begin with FROM <image>"),
+            ]);
+        };
+        let mut values = predefined(options);
+        if options.target.is_empty()
+            && let Some(name) = last_name(file)
+        {
+            values.insert("TARGETSTAGE".to_owned(), name);
+        }
+        let mut arguments = Vec::new();
+        globals_of(&file.instructions[..first], options, &shell, &mut values, &mut arguments)?;
+        Ok(Globals { values, arguments, shell, first })
+    }
+
+    /// A stage's FROM and its instructions, by the stage's name.
+    pub fn stage(&self, file: &'a File, wanted: &str) -> Option<(&'a Instruction, &'a [Instruction])> {
+        let is_it = |i: &Instruction| {
+            let Kind::From { name: Some(name), .. } = &i.kind else { return false };
+            name.value.eq_ignore_ascii_case(wanted)
+        };
+        let at = file.instructions.iter().position(is_it)?;
+        let rest = &file.instructions[at + 1..];
+        let end = rest.iter().position(|i| matches!(i.kind, Kind::From { .. })).unwrap_or(rest.len());
+        Some((&file.instructions[at], &rest[..end]))
+    }
+}
+
 /// A global argument.
 pub struct Argument<'a> {
     pub name: &'a str,
@@ -73,25 +118,15 @@ pub struct Argument<'a> {
 }
 
 impl<'a> Stages<'a> {
-    /// Reads the stages of a file.
-    pub fn read(file: &'a File, options: &Options, found: &mut Found) -> Result<Stages<'a>, Vec<Diagnostic>> {
-        let shell = Shell::new(file.escape);
-        let first = file.instructions.iter().position(|i| matches!(i.kind, Kind::From { .. }));
-        let Some(first) = first else {
-            let span = file.instructions.first().map(|i| i.span).unwrap_or_default();
-            return Err(vec![
-                Diagnostic::error(span, "dockerfile contains no stages to build").help("begin with FROM <image>"),
-            ]);
-        };
-        let mut globals = predefined(options);
-        if options.target.is_empty()
-            && let Some(name) = last_name(file)
-        {
-            globals.insert("TARGETSTAGE".to_owned(), name);
-        }
-        let mut arguments = Vec::new();
-        globals_of(&file.instructions[..first], options, &shell, &mut globals, &mut arguments)?;
-        let mut stages = Stages { list: Vec::new(), globals, arguments, shell };
+    /// Reads the stages of a file, whose global arguments are read already.
+    pub fn read(
+        file: &'a File,
+        globals: Globals<'a>,
+        options: &Options,
+        found: &mut Found,
+    ) -> Result<Stages<'a>, Vec<Diagnostic>> {
+        let Globals { values, arguments, shell, first } = globals;
+        let mut stages = Stages { list: Vec::new(), globals: values, arguments, shell };
         let starts: Vec<usize> = (first..file.instructions.len())
             .filter(|i| matches!(file.instructions[*i].kind, Kind::From { .. }))
             .collect();

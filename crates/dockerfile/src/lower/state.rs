@@ -33,7 +33,7 @@ pub struct State {
     pub cmd_set: bool,
     pub naming: Naming,
     pub no_cache: bool,
-    pub epoch: Option<String>,
+    pub epoch: Option<i64>,
     pub shell: Shell,
     /// What stood in the stage before, for checks.
     pub seen: Seen,
@@ -84,7 +84,9 @@ impl State {
     }
 
     /// Begins with an image.
-    pub fn of_image(head: Option<Id>, image: ImageConfig, platform: &Platform, shell: Shell) -> State {
+    pub fn of_image(head: Option<Id>, mut image: ImageConfig, platform: &Platform, shell: Shell) -> State {
+        // What is built on it is made later.
+        image.created = None;
         let split = |e: &String| e.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned()));
         let mut env: Vec<(String, String)> = Vec::new();
         if !image.config.env.iter().any(|e| e.starts_with("PATH=")) && platform.os != "windows" {
@@ -137,7 +139,15 @@ impl State {
 
     /// An instruction as progress shows it: its keyword in capitals, known variables expanded.
     pub fn shown(&self, text: &str) -> String {
-        let lookup = |name: &str| self.get_env(name);
+        self.shown_without(text, &[])
+    }
+
+    /// The same; what is in `secrets` comes from a secret, whatever else has its name.
+    pub fn shown_without(&self, text: &str, secrets: &[String]) -> String {
+        let lookup = |name: &str| match secrets.iter().any(|secret| secret == name) {
+            true => Some("****".to_owned()),
+            false => self.get_env(name),
+        };
         let shell = Shell { raw_quotes: true, keep_unset: true, ..self.shell };
         let text = shell.word(text, &lookup).unwrap_or_else(|_| text.to_owned());
         match text.split_once(char::is_whitespace) {
@@ -170,7 +180,7 @@ impl State {
     /// Writes a line of history.
     pub fn record(&mut self, text: &str, layer: bool) {
         let line = History {
-            created: self.epoch.clone(),
+            created: self.epoch.map(oci::time::rfc3339),
             created_by: text.to_owned(),
             comment: COMMENT.to_owned(),
             empty_layer: !layer,

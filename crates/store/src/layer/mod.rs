@@ -10,8 +10,8 @@ mod write;
 use oci::{Digest, media};
 
 pub use pack::pack;
-pub use tree::{Owners, TarWriter, write_dir};
-pub use unpack::{Unpacked, unpack, unpack_archive};
+pub use tree::{Owners, TarWriter, write_dir, write_file};
+pub use unpack::{Unpacked, newest, unpack, unpack_archive};
 
 /// How a layer is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,42 +4,44 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+
+use rustix::fs::Timespec;
 
 use super::write::{self, Entry, Type};
 use crate::canvas::{Attributes, copy_xattrs, set_owner_and_mode, set_time};
 use crate::error::{Doing, Result};
 use crate::view::{Kind, Node, View};
 
-/// Writes trees as one flat tar; times later than `clamp` (seconds since 1970) become it.
+/// Writes trees as one flat tar. A `time`, in seconds since 1970, is that of everything it is given for.
 pub struct TarWriter<'a> {
     out: &'a mut dyn Write,
-    clamp: Option<i64>,
 }
 
 impl<'a> TarWriter<'a> {
     /// A tar that goes to `out`.
-    pub fn new(out: &'a mut dyn Write, clamp: Option<i64>) -> TarWriter<'a> {
-        TarWriter { out, clamp }
+    pub fn new(out: &'a mut dyn Write) -> TarWriter<'a> {
+        TarWriter { out }
     }
 
     /// A tree, below `folder` unless that is empty.
-    pub fn tree(&mut self, folder: &str, view: &View) -> Result<()> {
+    pub fn tree(&mut self, folder: &str, view: &View, time: Option<i64>) -> Result<()> {
         let mut below = folder.as_bytes().to_vec();
         if !below.is_empty() {
             below.push(b'/');
-            self.made(&below, Type::Dir, 0o755, &[])?;
+            self.made(&below, Type::Dir, 0o755, &[], time)?;
         }
-        tar_folder(view, Path::new("/"), &below, self.out, self.clamp)
+        tar_folder(view, Path::new("/"), &below, self.out, time)
     }
 
     /// A file of bytes that only its owner reads.
-    pub fn file(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
-        self.made(path.as_bytes(), Type::File, 0o600, bytes)
+    pub fn file(&mut self, path: &str, bytes: &[u8], time: Option<i64>) -> Result<()> {
+        self.made(path.as_bytes(), Type::File, 0o600, bytes, time)
     }
 
-    fn made(&mut self, path: &[u8], kind: Type, mode: u32, bytes: &[u8]) -> Result<()> {
-        let (size, mtime) = (bytes.len() as u64, self.clamp.unwrap_or(0));
+    fn made(&mut self, path: &[u8], kind: Type, mode: u32, bytes: &[u8], time: Option<i64>) -> Result<()> {
+        let (size, mtime) = (bytes.len() as u64, time.unwrap_or(0));
         let entry = Entry { path, kind, mode, uid: 0, gid: 0, size, mtime, link: b"", device: (0, 0), xattrs: &[] };
         let written = write::entry(self.out, &entry).and_then(|()| self.out.write_all(bytes));
         let written = written.and_then(|()| write::padding(self.out, size));
@@ -52,22 +54,22 @@ impl<'a> TarWriter<'a> {
     }
 }
 
-fn tar_folder(view: &View, at: &Path, below: &[u8], out: &mut dyn Write, clamp: Option<i64>) -> Result<()> {
+fn tar_folder(view: &View, at: &Path, below: &[u8], out: &mut dyn Write, time: Option<i64>) -> Result<()> {
     for node in view.list(at)? {
         let real = at.join(&node.name);
         let mut path = [below, node.name.as_bytes()].concat();
         if node.kind == Kind::Dir {
             path.push(b'/');
         }
-        tar_node(&node, &path, out, clamp)?;
+        tar_node(&node, &path, out, time)?;
         if node.kind == Kind::Dir {
-            tar_folder(view, &real, &path, out, clamp)?;
+            tar_folder(view, &real, &path, out, time)?;
         }
     }
     Ok(())
 }
 
-fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, clamp: Option<i64>) -> Result<()> {
+fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, time: Option<i64>) -> Result<()> {
     let kind = match node.kind {
         Kind::File => Type::File,
         Kind::Dir => Type::Dir,
@@ -77,7 +79,6 @@ fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, clamp: Option<i64>) -
         Kind::Fifo => Type::Fifo,
         Kind::Socket => return Ok(()),
     };
-    let mtime = node.mtime.div_euclid(1_000_000_000);
     let size = if kind == Type::File { node.size } else { 0 };
     let entry = Entry {
         path,
@@ -86,7 +87,7 @@ fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, clamp: Option<i64>) -
         uid: node.uid,
         gid: node.gid,
         size,
-        mtime: clamp.map_or(mtime, |clamp| mtime.min(clamp)),
+        mtime: time.unwrap_or(node.mtime.div_euclid(1_000_000_000)),
         link: node.link.as_os_str().as_bytes(),
         device: (rustix::fs::major(node.rdev), rustix::fs::minor(node.rdev)),
         xattrs: &node.xattrs()?,
@@ -114,13 +115,26 @@ pub enum Owners {
     Own,
 }
 
-/// Writes the tree into the directory `to`, over what is there.
-pub fn write_dir(view: &View, to: &Path, owners: Owners) -> Result<()> {
+/// Writes the tree into the directory `to`, over what is there; everything in it is of `time` (seconds since 1970), if
+/// there is one.
+pub fn write_dir(view: &View, to: &Path, owners: Owners, time: Option<i64>) -> Result<()> {
     fs::create_dir_all(to).doing("make", to)?;
-    dir_folder(view, Path::new("/"), to, owners)
+    dir_folder(view, Path::new("/"), to, owners, time.map(seconds))
 }
 
-fn dir_folder(view: &View, at: &Path, to: &Path, owners: Owners) -> Result<()> {
+/// A whole second.
+fn seconds(time: i64) -> Timespec {
+    Timespec { tv_sec: time, tv_nsec: 0 }
+}
+
+/// Writes a file of bytes that only its owner reads.
+pub fn write_file(path: &Path, bytes: &[u8], time: Option<i64>) -> Result<()> {
+    fs::write(path, bytes).doing("write", path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).doing("set the mode of", path)?;
+    time.map_or(Ok(()), |time| set_time(path, seconds(time)).doing("set the time of", path))
+}
+
+fn dir_folder(view: &View, at: &Path, to: &Path, owners: Owners, time: Option<Timespec>) -> Result<()> {
     for node in view.list(at)? {
         let (real, target) = (at.join(&node.name), to.join(&node.name));
         let there = fs::symlink_metadata(&target).ok();
@@ -136,7 +150,7 @@ fn dir_folder(view: &View, at: &Path, to: &Path, owners: Owners) -> Result<()> {
                 if !target.is_dir() {
                     fs::create_dir(&target).doing("make", &target)?;
                 }
-                dir_folder(view, &real, &target, owners)?;
+                dir_folder(view, &real, &target, owners, time)?;
             }
             Kind::File => drop(fs::copy(&node.source, &target).doing("copy", &target)?),
             Kind::Link => std::os::unix::fs::symlink(&node.link, &target).doing("make the symlink", &target)?,
@@ -150,7 +164,7 @@ fn dir_folder(view: &View, at: &Path, to: &Path, owners: Owners) -> Result<()> {
         }
         set_owner_and_mode(&target, &attributes).doing("set owner and mode of", &target)?;
         copy_xattrs(&node, &target)?;
-        set_time(&target, attributes.time).doing("set the time of", &target)?;
+        set_time(&target, time.unwrap_or(attributes.time)).doing("set the time of", &target)?;
     }
     Ok(())
 }

@@ -44,6 +44,28 @@ pub fn unpack(store: &Store, parent: Option<SnapshotId>, blob: impl Read + Send,
 
 /// Unpacks an archive into an empty draft; says whether it was one. xz and bzip2 need the machine's programs.
 pub fn unpack_archive(file: &File, draft: &Draft) -> Result<bool> {
+    let Some(mut archive) = archive(file)? else { return Ok(false) };
+    Extraction::new(draft, false)?.all(&mut archive)?;
+    Ok(true)
+}
+
+/// When the newest regular file of an archive was changed, in seconds since 1970; `None` for an archive without one, and
+/// for what is no archive.
+pub fn newest(file: &File) -> Result<Option<i64>> {
+    let Some(archive) = archive(file)? else { return Ok(None) };
+    let (name, mut newest) = (Path::new("the archive"), None);
+    for entry in Archive::new(archive).entries().doing("read", name)? {
+        let entry = entry.doing("read", name)?;
+        if entry.header().entry_type().is_file() {
+            let time = entry.header().mtime().doing("read a time in", name)?;
+            newest = newest.max(i64::try_from(time).ok());
+        }
+    }
+    Ok(newest)
+}
+
+/// The tar in a file, whichever way it is compressed; `None` where there is none.
+fn archive(file: &File) -> Result<Option<Box<dyn Read + Send>>> {
     let name = Path::new("the archive");
     let start = |file: &File| -> io::Result<File> {
         let mut file = file.try_clone()?;
@@ -67,10 +89,7 @@ pub fn unpack_archive(file: &File, draft: &Draft) -> Result<bool> {
     let mut header = [0; 512];
     // What can't be decompressed is no archive either.
     let is_tar = matches!(read_up_to(&mut open()?, &mut header), Ok(512)) && has_checksum(&header);
-    if is_tar {
-        Extraction::new(draft, false)?.all(&mut open()?)?;
-    }
-    Ok(is_tar)
+    if is_tar { open().map(Some) } else { Ok(None) }
 }
 
 fn read_up_to(from: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {

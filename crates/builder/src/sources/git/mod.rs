@@ -47,6 +47,24 @@ pub enum Error {
     BadReference { reference: String },
 }
 
+/// What git keeps of a commit.
+pub struct Objects {
+    /// The commit.
+    pub commit: Vec<u8>,
+    /// The annotated tag that names it, if it was found by one.
+    pub tag: Option<Vec<u8>>,
+}
+
+impl Objects {
+    /// When it was committed, in seconds since 1970.
+    pub fn committed(&self) -> Option<i64> {
+        let text = String::from_utf8_lossy(&self.commit);
+        let header = text.split("\n\n").next().unwrap_or_default();
+        let line = header.lines().find_map(|line| line.strip_prefix("committer "))?;
+        line.rsplit(' ').nth(1)?.parse().ok()
+    }
+}
+
 /// A commit that is known and not yet checked out.
 pub struct Pinned {
     wanted: Wanted,
@@ -86,6 +104,28 @@ impl Pinned {
         self.found.object(false)
     }
 
+    /// The reference that it was found under, its object, and the commit of that where it is a tag's.
+    pub fn found(&self) -> (&str, &str, Option<&str>) {
+        let commit = self.found.peeled.as_deref().filter(|_| !self.wanted.keep_git_dir);
+        (&self.found.reference, &self.found.sha, commit)
+    }
+
+    /// The objects as git keeps them; they are fetched for it.
+    pub async fn objects(&self, work: &Work) -> Result<Objects, Failure> {
+        let git = Git::new(work, &self.wanted).await?;
+        let sha = self.found.sha.as_str();
+        let mirror = Mirror::open(work, &git, sha.len() == 64).await?;
+        mirror.fetch(&git, sha, &self.found.reference).await?;
+        let repository = mirror.repository();
+        let read = async |kind: &str, object: &str| {
+            let call = git.call(run::NOTHING, &["cat-file", kind, object]).repository(&repository);
+            call.bytes("read an object of").await
+        };
+        let commit = mirror.peel(&git, sha).await?;
+        let tag = if commit == sha { None } else { Some(read("tag", sha).await?) };
+        Ok(Objects { commit: read("commit", &commit).await?, tag })
+    }
+
     /// The tree. The same commit is checked out once for as long as the store keeps it.
     pub async fn snapshot(&self, work: &Work) -> Result<SnapshotId, Failure> {
         let (wanted, key) = (&self.wanted, self.keys()[0]);
@@ -113,5 +153,19 @@ impl Pinned {
         }
         let (remote, expected) = (git.remote().to_owned(), expected.clone());
         Err(crate::sources::Error::from(Error::Checksum { remote, expected, found: peeled }).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_it_was_committed() {
+        let of = |commit: &str| Objects { commit: commit.into(), tag: None }.committed();
+        let commit =
+            "tree 1\nauthor A <a@b> 1 +0000\ncommitter B C <b@c> 1700000101 +0200\n\ncommitter D <d@e> 5 +0000\n";
+        assert_eq!(of(commit), Some(1_700_000_101));
+        assert_eq!(of("tree 1\n\ncommitter D <d@e> 5 +0000\n"), None);
     }
 }

@@ -174,8 +174,13 @@ impl Call<'_> {
         self
     }
 
+    /// Runs it; `doing` says what for. Its standard output as text.
+    pub async fn output(self, doing: &'static str) -> Result<String, Failure> {
+        Ok(String::from_utf8_lossy(&self.bytes(doing).await?).into_owned())
+    }
+
     /// Runs it; `doing` says what for. Its standard output.
-    pub async fn output(mut self, doing: &'static str) -> Result<String, Failure> {
+    pub async fn bytes(mut self, doing: &'static str) -> Result<Vec<u8>, Failure> {
         let missing = |source| sources::Error::from(Error::NoGit { source });
         let child = self.command.kill_on_drop(true).spawn().map_err(missing)?;
         let mut group = Group(child.id());
@@ -192,7 +197,7 @@ impl Call<'_> {
         if self.loud && !said.trim().is_empty() {
             work.events.tell(What::Log { step: work.step, stream: Stream::Err, bytes: said.into_bytes() });
         }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        Ok(output.stdout)
     }
 }
 
