@@ -133,7 +133,7 @@ impl Build {
         request: Request,
     ) -> Result<Build, Error> {
         exporters::check(&request.outputs)?;
-        caches::export::check(&request.cache_to)?;
+        caches::export::check(&request.cache_to, engine.registry.ambient())?;
         Wanted::read(&request.attributes)?;
         let begin = || Keeper::begin(&engine.store, &request, &session.project());
         let keeper = if request.internal { None } else { Some(begin()?) };

@@ -5,6 +5,7 @@
 
 mod actions;
 mod attested;
+mod buckets;
 mod buildx;
 mod cache_faults;
 mod cached;

@@ -86,7 +86,8 @@ impl Client {
         self
     }
 
-    pub(crate) fn ambient(&self) -> &Ambient {
+    /// What the surroundings say of AWS.
+    pub fn ambient(&self) -> &Ambient {
         &self.ambient
     }
 

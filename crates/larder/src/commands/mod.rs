@@ -1,5 +1,6 @@
 //! The verbs, and what they share: where the store is, how a failure ends the process.
 
+mod aws;
 pub mod build;
 pub mod buildctl;
 mod check;

@@ -16,7 +16,7 @@ use builder::{Engine, Error};
 use tokio::runtime::Runtime;
 
 use super::place::{self, Place, There};
-use super::{Failure, Root};
+use super::{Failure, Root, aws};
 use crate::progress::{Kind, Progress};
 use crate::report;
 use flags::Flags;
@@ -37,11 +37,13 @@ pub fn run(root: &Root, flags: &Flags) -> Result<(), Failure> {
         Place::Here(store) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
-            let engine = Engine::new(store, sandbox, registry::Client::new());
+            let engine = Engine::new(store, sandbox, registry::Client::new().with_ambient(aws::ambient()));
             let session = Arc::new(plan.session);
             until_interrupted(runtime, builder::build::build(&engine, session, events, plan.request))
         }
         Place::There(There { runtime, client }) => {
+            let mut plan = plan;
+            runtime.block_on(aws::lend(&mut plan.request));
             let request = daemon::client::request(&plan.request);
             let offered = place::offered(plan.session);
             until_interrupted(runtime, async move { client.build(offered, request, &events).await })

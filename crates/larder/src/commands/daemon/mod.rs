@@ -12,7 +12,7 @@ use ::daemon::{Address, Daemon, Door, Guard, serve};
 use builder::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, Root, SOCKET, USUAL_SOCKET, open};
+use super::{Failure, Root, SOCKET, USUAL_SOCKET, aws, open};
 use crate::systemd;
 
 /// Serve BuildKit's API for docker buildx
@@ -155,7 +155,7 @@ fn start(root: &Path, config: Config, options: &Options, usual: &str) -> Result<
         frontends: config.frontends(),
     };
     let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
-    let registry = registry.with_trusts(config.trusts().map_err(Failure::usage)?);
+    let registry = registry.with_ambient(aws::ambient()).with_trusts(config.trusts().map_err(Failure::usage)?);
     let store = open(root)?;
     let doors = doors(root, addresses, &guard)?;
     for door in &doors {
