@@ -184,7 +184,7 @@ impl Client {
     }
 
     /// What speaks to the host of an address.
-    fn http_for(&self, url: &str) -> Result<reqwest::Client, Error> {
+    pub(crate) fn http_for(&self, url: &str) -> Result<reqwest::Client, Error> {
         let host = host_of(url);
         let Some(trust) = self.trusts.get(named(&host)).or_else(|| self.trusts.get(&host)) else {
             return self.http().cloned();
