@@ -27,6 +27,7 @@ mod leaves;
 mod load;
 mod named;
 mod outputs;
+mod packaging;
 mod platforms;
 mod registries;
 mod registry;
