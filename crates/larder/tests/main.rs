@@ -24,6 +24,7 @@ mod killed;
 mod kitchen;
 mod layouts;
 mod leaves;
+mod liars;
 mod load;
 mod named;
 mod outputs;
