@@ -38,7 +38,8 @@ fn packet(kind: PacketType, id: u32, data: &[u8]) -> Packet {
 }
 
 fn stat(path: &str, mode: u32, size: i64, linkname: &str) -> Packet {
-    let stat = Stat { path: path.to_owned(), mode, size, linkname: linkname.to_owned(), mod_time: 1, ..Stat::default() };
+    let stat =
+        Stat { path: path.to_owned(), mode, size, linkname: linkname.to_owned(), mod_time: 1, ..Stat::default() };
     Packet { r#type: PacketType::PacketStat as i32, stat: Some(stat), ..Packet::default() }
 }
 
@@ -201,8 +202,16 @@ fn every_lie_is_an_error_of_its_own_build() {
             packets(vec![stat("l", SYMLINK | 0o777, 0, "/"), stat("z", 0o644, 0, &through), listed()], b""),
             "a link to a file that was not named",
         ),
-        ("link out", packets(vec![stat("z", 0o644, 0, "../../../outside"), listed()], b""), "a link to a file that was not"),
-        ("link to nothing", packets(vec![stat("z", 0o644, 0, "a"), listed()], b""), "a link to a file that was not named"),
+        (
+            "link out",
+            packets(vec![stat("z", 0o644, 0, "../../../outside"), listed()], b""),
+            "a link to a file that was not",
+        ),
+        (
+            "link to nothing",
+            packets(vec![stat("z", 0o644, 0, "a"), listed()], b""),
+            "a link to a file that was not named",
+        ),
         (
             "another id",
             packets(vec![file("a"), listed(), packet(PacketType::PacketData, 77, b"evil")], b"evil"),
@@ -211,7 +220,11 @@ fn every_lie_is_an_error_of_its_own_build() {
         ("socket", packets(vec![stat("s", SOCKET | 0o644, 0, ""), listed()], b""), "it is of an unknown kind"),
         ("endless", endless(), "far more content than its size"),
         ("error", packets(vec![packet(PacketType::PacketErr, 0, b"no more")], b""), "no more"),
-        ("early end", packets(vec![file("a"), packet(PacketType::PacketFin, 0, b"")], b""), "sync the client's directory"),
+        (
+            "early end",
+            packets(vec![file("a"), packet(PacketType::PacketFin, 0, b"")], b""),
+            "sync the client's directory",
+        ),
     ];
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let channel = runtime.block_on(connect(kitchen.root().join("larder.sock")));

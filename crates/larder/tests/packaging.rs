@@ -89,13 +89,20 @@ fn the_image_works_as_a_builder() {
     let given = ["-f", file.to_str().unwrap(), "--build-context", &contexts[0], "--build-context", &contexts[1]];
     kitchen.build(&[&given[..], &["-o", root.to_str().unwrap()], &["-o", &archive]].concat()).ok();
     // Its configuration starts the daemon, and asks it whether it is well.
-    let config = Command::new("tar").arg("-xOf").arg(kitchen.path("image.tar")).arg("--wildcards").arg("blobs/sha256/*").output();
+    let config = Command::new("tar")
+        .arg("-xOf")
+        .arg(kitchen.path("image.tar"))
+        .arg("--wildcards")
+        .arg("blobs/sha256/*")
+        .output();
     let config = String::from_utf8_lossy(&config.unwrap().stdout).into_owned();
     for text in ["Entrypoint", "\"buildkitd\"", "\"/var/lib/buildkit\"", "\"workers\""] {
         assert!(config.contains(text), "{text}");
     }
     let _container = Container::start(&root, "--debug --allow-insecure-entitlement=network.host");
-    eventually("buildkitd does not answer", || buildctl(&root, &["debug", "workers"]).output().unwrap().status.success());
+    eventually("buildkitd does not answer", || {
+        buildctl(&root, &["debug", "workers"]).output().unwrap().status.success()
+    });
     let Some(client) = buildx::clients().pop() else { return };
     let socket = kitchen.path("dialled.sock");
     dial(&root, &socket);
@@ -108,7 +115,10 @@ fn the_image_works_as_a_builder() {
     let shown = buildx(&["inspect", "--bootstrap"]).ok().stdout;
     assert!(shown.contains("running"), "{shown}");
     std::fs::copy("/bin/busybox", kitchen.context().join("busybox")).unwrap();
-    kitchen.write("Dockerfile", "FROM scratch\nCOPY busybox /bin/\nRUN [\"/bin/busybox\", \"sh\", \"-c\", \"echo inside\"]\n");
+    kitchen.write(
+        "Dockerfile",
+        "FROM scratch\nCOPY busybox /bin/\nRUN [\"/bin/busybox\", \"sh\", \"-c\", \"echo inside\"]\n",
+    );
     let ran = buildx(&["build", "--progress", "plain", kitchen.context().to_str().unwrap()]).ok();
     assert!(ran.stderr.contains(" inside\n"), "{}", ran.stderr);
 }
@@ -146,11 +156,14 @@ fn the_sample_configuration_is_one() {
     assert_eq!(left_out, Vec::<String>::new());
     assert_eq!(config, daemon::config::Config::default(), "it says what larder does without it");
     // Every key that it shows is one that acts.
-    let is_shown = |line: &&str| line.starts_with("# ") && (line.contains(" = ") || line.trim_start_matches(['#', ' ']).starts_with('['));
+    let is_shown = |line: &&str| {
+        line.starts_with("# ") && (line.contains(" = ") || line.trim_start_matches(['#', ' ']).starts_with('['))
+    };
     let shown: Vec<&str> = text.lines().filter(is_shown).map(|line| line.trim_start_matches("# ")).collect();
     // An address is shown twice.
     let mut seen = std::collections::BTreeSet::new();
-    let once: Vec<&str> = shown.into_iter().filter(|line| !line.trim().starts_with("address") || seen.insert("address")).collect();
+    let once: Vec<&str> =
+        shown.into_iter().filter(|line| !line.trim().starts_with("address") || seen.insert("address")).collect();
     let (_, left_out) = daemon::config::Config::parse(&once.join("\n")).unwrap();
     assert_eq!(left_out, Vec::<String>::new());
 }

@@ -372,7 +372,10 @@ impl Receiver {
         let pending = self.pending.get_mut(&id).ok_or_else(unknown)?;
         pending.came += data.len() as u64;
         if pending.came > u64::try_from(pending.stat.size).unwrap_or(0).saturating_add(GROWTH) {
-            return Err(Error::Refused { path: pending.stat.path.clone(), reason: "it has far more content than its size" });
+            return Err(Error::Refused {
+                path: pending.stat.path.clone(),
+                reason: "it has far more content than its size",
+            });
         }
         let taken = pending.content.take(data);
         taken.map_err(|source| Error::Write { path: pending.content.path().to_owned(), source })
