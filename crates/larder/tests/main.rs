@@ -12,6 +12,7 @@ mod cached;
 mod caches;
 mod causes;
 mod compose;
+mod debugged;
 mod docker;
 mod doors;
 mod failing;
