@@ -75,6 +75,7 @@ impl Container {
                 sandbox: &engine.sandbox,
                 op: &op,
                 resources: None,
+                dns: &engine.settings.dns,
                 inputs: &trees,
                 given: &given,
                 name: &name,
