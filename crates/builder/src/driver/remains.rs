@@ -95,14 +95,14 @@ impl From<ops::Error> for Failure {
     }
 }
 
-impl From<ops::exec::Failed> for Failure {
-    fn from(failed: ops::exec::Failed) -> Failure {
+impl From<Box<ops::exec::Failed>> for Failure {
+    fn from(failed: Box<ops::exec::Failed>) -> Failure {
         Failure { error: failed.error.into(), left: failed.left, own: failed.own, part: None }
     }
 }
 
-impl From<ops::file::Failed> for Failure {
-    fn from(failed: ops::file::Failed) -> Failure {
+impl From<Box<ops::file::Failed>> for Failure {
+    fn from(failed: Box<ops::file::Failed>) -> Failure {
         let part = failed.action.map(Part::Action);
         Failure { error: failed.error.into(), own: failed.own, left: failed.left, part }
     }

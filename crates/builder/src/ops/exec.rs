@@ -92,8 +92,8 @@ pub struct Failed {
 }
 
 impl Failed {
-    fn early(error: Error) -> Failed {
-        Failed { error, left: Vec::new(), own: Vec::new() }
+    fn early(error: Error) -> Box<Failed> {
+        Box::new(Failed { error, left: Vec::new(), own: Vec::new() })
     }
 }
 
@@ -140,7 +140,7 @@ pub struct Exec<'a> {
 
 impl Exec<'_> {
     /// Runs it; returns one result an output.
-    pub fn run(&self, output: &mut dyn FnMut(sandbox::Stream, &[u8])) -> Result<Vec<Option<SnapshotId>>, Failed> {
+    pub fn run(&self, output: &mut dyn FnMut(sandbox::Stream, &[u8])) -> Result<Vec<Option<SnapshotId>>, Box<Failed>> {
         let Prepared { spec, held } = self.prepare().map_err(Failed::early)?;
         match self.execute(&spec, output) {
             Ok(()) => self.results(held).map_err(Failed::early),
@@ -178,7 +178,7 @@ impl Exec<'_> {
     }
 
     /// What a failed process left, for who wants to look at it.
-    fn remains(&self, error: Error, held: Held) -> Failed {
+    fn remains(&self, error: Error, held: Held) -> Box<Failed> {
         let input = |mount: &wire::Mount| usize::try_from(mount.input).ok().and_then(|i| *self.inputs.get(i)?);
         let mut left: Vec<_> = self.op.mounts.iter().map(input).collect();
         let mut own = Vec::new();
@@ -190,7 +190,7 @@ impl Exec<'_> {
                 *slot = made;
             }
         }
-        Failed { error, left, own }
+        Box::new(Failed { error, left, own })
     }
 
     /// Makes everything ready that the process mounts and is.

@@ -65,9 +65,9 @@ pub struct Failed {
     pub own: Vec<SnapshotId>,
 }
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Failed {
-        Failed { error, action: None, left: Vec::new(), own: Vec::new() }
+impl From<Error> for Box<Failed> {
+    fn from(error: Error) -> Box<Failed> {
+        Box::new(Failed { error, action: None, left: Vec::new(), own: Vec::new() })
     }
 }
 
@@ -78,7 +78,7 @@ pub fn run(
     inputs: &[Input],
     name: &str,
     cancelled: &dyn Fn() -> bool,
-) -> Result<Vec<Option<SnapshotId>>, Failed> {
+) -> Result<Vec<Option<SnapshotId>>, Box<Failed>> {
     let mut work = Work { store, inputs, states: Vec::new(), cancelled };
     for (i, action) in op.actions.iter().enumerate() {
         if cancelled() {
@@ -141,7 +141,7 @@ impl Work<'_> {
     }
 
     /// What the actions left up to the one that failed, for who wants to look at it.
-    fn remains(&mut self, error: Error, actions: usize, name: &str) -> Failed {
+    fn remains(&mut self, error: Error, actions: usize, name: &str) -> Box<Failed> {
         let failed = self.states.len() - 1;
         if let Error::Cancelled = error {
             return error.into();
@@ -154,7 +154,7 @@ impl Work<'_> {
             }
         }
         let own = left.iter().flatten().copied().collect();
-        Failed { error, action: Some(failed), left, own }
+        Box::new(Failed { error, action: Some(failed), left, own })
     }
 
     /// The layer that an action writes to.
