@@ -5,14 +5,13 @@
 
 mod actions;
 mod attested;
-mod buckets;
 mod buildx;
 mod cache_faults;
 mod cached;
 mod caches;
+mod calls;
 mod causes;
 mod compose;
-mod debugged;
 mod docker;
 mod doors;
 mod failing;
@@ -25,11 +24,10 @@ mod killed;
 mod kitchen;
 mod layouts;
 mod leaves;
-mod liars;
 mod load;
+mod logins;
 mod named;
 mod outputs;
-mod packaging;
 mod platforms;
 mod registries;
 mod registry;

@@ -4,7 +4,6 @@
 mod because;
 mod imported;
 mod perform;
-pub mod remains;
 pub(crate) mod results;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +20,6 @@ use crate::event::{Events, What};
 use crate::sources::Source;
 use crate::{Engine, Error, Work, session};
 
-pub use remains::Remains;
 pub use results::Held;
 
 /// Sources that a build has asked about. Each is asked about once a build, however many graphs of it read the source: a
@@ -92,8 +90,6 @@ struct State {
     next_task: u64,
     sources: HashMap<Digest, Arc<Source>>,
     causes: HashMap<Digest, Cause>,
-    /// What failed steps left.
-    remains: HashMap<Digest, Arc<Remains>>,
 }
 
 /// A result of a step that some build has.
@@ -261,8 +257,7 @@ impl State {
     fn failed(&self, build: Build, step: Digest, error: String) -> Error {
         let name = self.vertex(&step).map(|v| v.name()).unwrap_or_default();
         let place = self.builds.get(&build).and_then(|g| g.order.graph.place(&step)).map(Box::new);
-        let remains = self.remains.get(&step).cloned();
-        Error::Step { step, name, error, place, remains }
+        Error::Step { step, name, error, place }
     }
 
     /// What the builds that have the step know of sources.
@@ -345,7 +340,6 @@ impl State {
         self.results.retain(|_, kept| needed(&kept.step));
         self.sources.retain(|step, _| needed(step));
         self.causes.retain(|step, _| needed(step));
-        self.remains.retain(|step, _| needed(step));
         self.tasks.retain(|step, _| needed(step));
     }
 }

@@ -17,8 +17,7 @@ use crate::{refusal, stat};
 /// Largest piece of a file in one answer: a message holds 16 MiB.
 const LARGEST: u64 = 15 << 20;
 
-/// The files of a result.
-pub async fn view(job: &Job, id: &str) -> Result<View, Status> {
+async fn view(job: &Job, id: &str) -> Result<View, Status> {
     let held = evaluate(job, id).await?;
     job.build.view(&held).await.map_err(|error| refusal::of(&error))
 }
@@ -38,8 +37,9 @@ fn find(view: &View, path: &str) -> Result<Node, Status> {
 }
 
 /// A file's bytes.
-pub fn read(view: &View, request: &ReadFileRequest) -> Result<ReadFileResponse, Status> {
-    let node = find(view, &request.file_path)?;
+pub async fn read(job: &Job, request: &ReadFileRequest) -> Result<ReadFileResponse, Status> {
+    let view = view(job, &request.r#ref).await?;
+    let node = find(&view, &request.file_path)?;
     if node.kind != Kind::File {
         return Err(Status::invalid_argument(format!("{}: not a file", request.file_path)));
     }
@@ -57,7 +57,8 @@ pub fn read(view: &View, request: &ReadFileRequest) -> Result<ReadFileResponse, 
 }
 
 /// A directory's entries.
-pub fn list(view: &View, request: &ReadDirRequest) -> Result<ReadDirResponse, Status> {
+pub async fn list(job: &Job, request: &ReadDirRequest) -> Result<ReadDirResponse, Status> {
+    let view = view(job, &request.r#ref).await?;
     let pattern = &request.include_pattern;
     let mut entries = Vec::new();
     for node in view.list(&absolute(&request.dir_path)).map_err(failed)? {
@@ -70,8 +71,9 @@ pub fn list(view: &View, request: &ReadDirRequest) -> Result<ReadDirResponse, St
 }
 
 /// One entry.
-pub fn stat_file(view: &View, request: &StatFileRequest) -> Result<StatFileResponse, Status> {
-    let node = find(view, &request.path)?;
+pub async fn stat_file(job: &Job, request: &StatFileRequest) -> Result<StatFileResponse, Status> {
+    let view = view(job, &request.r#ref).await?;
+    let node = find(&view, &request.path)?;
     let name = node.name.to_string_lossy().into_owned();
     Ok(StatFileResponse { stat: Some(stat::message(&node, name)) })
 }
