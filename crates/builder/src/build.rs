@@ -60,7 +60,8 @@ pub struct Response {
     /// BuildKit's exporter response: `containerimage.digest`, `containerimage.config.digest`,
     /// `containerimage.descriptor`, `image.name` …
     pub exporter: BTreeMap<String, String>,
-    /// How each result was built, by its name (empty for the only one), as its history tells it: predicates of SLSA v1.
+    /// How each result was built, by its name (empty for the only one): v0.2 predicates without operations and times, as
+    /// buildx writes them into a metadata file.
     pub provenance: BTreeMap<String, serde_json::Value>,
     /// For each written cache its manifest, in the order of the request; `None` where there was nothing to write.
     pub caches: Vec<Option<Descriptor>>,
@@ -123,32 +124,6 @@ pub async fn build(
     outcome
 }
 
-/// Asks the Dockerfile frontend what builds nothing (its attribute `requestid`), and keeps no history of it.
-pub async fn ask(
-    engine: &Arc<Engine>,
-    session: session::Shared,
-    events: Events,
-    request: Request,
-) -> Result<questions::Answer, Error> {
-    let build = Build::begin(engine, session, events, Request { internal: true, ..request })?;
-    let Request { attributes, inputs, .. } = build.request();
-    let question = attributes.get("requestid").map(String::as_str).unwrap_or_default();
-    match build.question(question, attributes, inputs).await? {
-        questions::Answered::Told(answer) => Ok(answer),
-        questions::Answered::Elsewhere(image) => Err(elsewhere(&image.line)),
-        questions::Answered::Unknown => {
-            let text =
-                format!("the Dockerfile frontend knows no question `{}`", question.trim_start_matches("frontend."));
-            Err(Error::Request(text))
-        }
-    }
-}
-
-/// Where a frontend in an image would have to run.
-fn elsewhere(line: &str) -> Error {
-    Error::Request(format!("the Dockerfile is for the frontend {line}: frontends in images run in `larder daemon`"))
-}
-
 impl Build {
     /// Starts a build and its history.
     pub fn begin(
@@ -158,7 +133,7 @@ impl Build {
         request: Request,
     ) -> Result<Build, Error> {
         exporters::check(&request.outputs)?;
-        caches::export::check(&request.cache_to)?;
+        caches::export::check(&request.cache_to, engine.registry.ambient())?;
         Wanted::read(&request.attributes)?;
         let begin = || Keeper::begin(&engine.store, &request, &session.project());
         let keeper = if request.internal { None } else { Some(begin()?) };
@@ -197,7 +172,11 @@ impl Build {
         let (attributes, inputs) = (&self.request.attributes, &self.request.inputs);
         let targets = match self.dockerfile(attributes, inputs).await? {
             Made::Targets(targets) => targets,
-            Made::Elsewhere(image) => return Err(elsewhere(&image.line)),
+            Made::Elsewhere { line, .. } => {
+                let text =
+                    format!("the Dockerfile is for the frontend {line}: frontends in images run in `larder daemon`");
+                return Err(Error::Request(text));
+            }
         };
         let origin = Arc::new(self.origin(Some(self.call("dockerfile.v0", attributes, inputs))));
         let several = targets.len() > 1;
@@ -226,13 +205,14 @@ impl Build {
         Frontend::new(self, attributes, inputs).await?.targets().await
     }
 
-    /// The frontend's answer to a question that builds nothing.
+    /// The frontend's answer to a question that builds nothing, by the names of its metadata; `None` when it does not
+    /// know the question.
     pub async fn question(
         &self,
         name: &str,
         attributes: &BTreeMap<String, String>,
         inputs: &BTreeMap<String, Arc<Graph>>,
-    ) -> Result<questions::Answered, Error> {
+    ) -> Result<Option<questions::Answer>, Error> {
         questions::answer(self, name, attributes, inputs).await
     }
 

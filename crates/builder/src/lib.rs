@@ -5,6 +5,7 @@
 pub mod attestations;
 pub mod build;
 pub mod caches;
+pub mod containers;
 pub mod csv;
 pub mod driver;
 pub mod engine;
@@ -50,7 +51,14 @@ pub enum Error {
     Missed(build::Misses),
     /// A step of the graph failed.
     #[error("{name}: {error}")]
-    Step { step: oci::Digest, name: String, error: String, place: Option<Box<graph::Place>> },
+    Step {
+        step: oci::Digest,
+        name: String,
+        error: String,
+        place: Option<Box<graph::Place>>,
+        /// What it left for who wants to look.
+        remains: Option<std::sync::Arc<driver::Remains>>,
+    },
     #[error("{0}")]
     Request(String),
     #[error("cancelled")]

@@ -6,13 +6,18 @@ use std::io::{Read, Seek, SeekFrom};
 use builder::Engine;
 use futures_util::stream::{self, StreamExt};
 use oci::Digest;
-use proto::content::{self, InfoRequest, InfoResponse, Parts, ReadRequest, ReadResponse};
+use proto::content::{
+    self, InfoRequest, InfoResponse, ListRequest, ListResponse, Lists, Parts, ReadRequest, ReadResponse,
+};
 use std::sync::Arc;
 use store::Resource;
 use tonic::{Status, async_trait};
 
 /// Bytes of a part.
 const PART: usize = 1 << 20;
+
+/// Blobs in one message of a list.
+const LISTED: usize = 100;
 
 /// See the module.
 pub struct Content(pub Arc<Engine>);
@@ -36,6 +41,23 @@ impl content::Content for Content {
         let size = self.0.store.blobs().size(&digest).map_err(failed)?.ok_or_else(|| missing(&digest))?;
         let size = i64::try_from(size).map_err(failed)?;
         Ok(InfoResponse { info: Some(content::Info { digest: digest.to_string(), size, ..content::Info::default() }) })
+    }
+
+    async fn list(&self, request: ListRequest) -> Result<Lists, Status> {
+        if !request.filters.is_empty() {
+            return Err(Status::unimplemented("content is listed whole: filters of content are not built"));
+        }
+        let engine = self.0.clone();
+        let blobs = tokio::task::spawn_blocking(move || engine.store.blobs().list()).await;
+        let blobs = blobs.map_err(failed)?.map_err(failed)?;
+        let info = |blob: &store::BlobInfo| -> Result<content::Info, Status> {
+            let size = i64::try_from(blob.size).map_err(failed)?;
+            Ok(content::Info { digest: blob.digest.to_string(), size, ..content::Info::default() })
+        };
+        let lists = blobs
+            .chunks(LISTED)
+            .map(|some| Ok(ListResponse { info: some.iter().map(info).collect::<Result<_, _>>()? }));
+        Ok(stream::iter(lists.collect::<Vec<_>>()).boxed())
     }
 
     async fn read(&self, request: ReadRequest) -> Result<Parts, Status> {

@@ -2,14 +2,18 @@
 
 use builder::Error;
 use builder::build::{Faulty, Misses};
+use builder::driver::Held;
+use builder::driver::remains::Part;
 use dockerfile::Diagnostic;
 use graph::wire::SourceInfo;
 use oci::Digest;
 use prost::Message;
 use proto::pb;
-use proto::refusal::{Detail, own, status};
+use proto::refusal::{Detail, Subject, own, status};
 use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
+
+use crate::jobs::Refs;
 
 /// An error as larder's own command gets it: it then says what it says without a daemon. Where it stands is told to every
 /// client, and not here.
@@ -74,7 +78,9 @@ impl Told {
             }
             Told::Placed { error } => Error::Placed { place: Box::new(place?), error: Box::new(Error::Request(error)) },
             Told::Missed(misses) => Error::Missed(misses),
-            Told::Step { step, name, error } => Error::Step { step, name, error, place: place.map(Box::new) },
+            Told::Step { step, name, error } => {
+                Error::Step { step, name, error, place: place.map(Box::new), remains: None }
+            }
         })
     }
 
@@ -86,8 +92,33 @@ impl Told {
 /// The status of a failed build.
 #[track_caller]
 pub fn of(error: &Error) -> Status {
+    with(error, None)
+}
+
+/// The same within a build that goes on: its client may look at what the failed step left, under ids of its own.
+#[track_caller]
+pub fn in_build(refs: &Refs, error: &Error) -> Status {
+    let Error::Step { remains: Some(remains), .. } = error else { return of(error) };
+    let keep = |held: &Option<Held>| held.clone().map(|held| refs.keep(held)).unwrap_or_default();
+    let part = remains.part.map(|part| match part {
+        Part::Action(index) => Subject::File(index as u64),
+        Part::Content(index) => Subject::Content(index.into()),
+    });
+    let solve = Detail::Solve {
+        operation: remains.vertex.bytes.clone(),
+        description: remains.vertex.metadata.description.clone().into_iter().collect(),
+        inputs: remains.inputs.iter().map(keep).collect(),
+        mounts: remains.left.iter().map(keep).collect(),
+        part,
+    };
+    with(error, Some(solve))
+}
+
+#[track_caller]
+fn with(error: &Error, solve: Option<Detail>) -> Status {
     let caller = std::panic::Location::caller();
     let (code, mut details) = read(error);
+    details.extend(solve);
     if code != Code::Cancelled {
         details.push(Detail::Stack { file: caller.file(), line: caller.line() });
     }
@@ -112,9 +143,11 @@ fn read(error: &Error) -> (Code, Vec<Detail>) {
             details.extend(source(place));
             (code, details)
         }
-        Error::Step { step, place, .. } => {
+        Error::Step { step, place, remains, .. } => {
             let place = place.as_deref().and_then(source);
-            (Code::Unknown, place.into_iter().chain([Detail::Vertex(step.to_string())]).collect())
+            let exit = remains.as_ref().and_then(|remains| remains.exit).map(Detail::Exit);
+            let exit = exit.into_iter();
+            (Code::Unknown, exit.chain(place).chain([Detail::Vertex(step.to_string())]).collect())
         }
         Error::Missed(_) => (Code::FailedPrecondition, Vec::new()),
         Error::Cancelled => (Code::Cancelled, Vec::new()),

@@ -15,10 +15,15 @@ use crate::Daemon;
 /// The version of BuildKit whose behaviour clients may expect.
 const COMPATIBLE: &str = "v0.30.0";
 
-const FRONTEND: [&str; 23] = [
+const FRONTEND: [&str; 28] = [
     "frontend.caps",
     "frontend.inputs",
     "gateway.evaluate",
+    "gateway.exec",
+    "gateway.exec.extrahosts",
+    "gateway.exec.filesystem",
+    "gateway.exec.secretenv",
+    "gateway.exec.signals",
     "gateway.solve.evaluate",
     "gateway.solve.metadata",
     "gateway.warnings",

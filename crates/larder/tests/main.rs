@@ -5,13 +5,14 @@
 
 mod actions;
 mod attested;
+mod buckets;
 mod buildx;
 mod cache_faults;
 mod cached;
 mod caches;
-mod calls;
 mod causes;
 mod compose;
+mod debugged;
 mod docker;
 mod doors;
 mod failing;
@@ -24,10 +25,11 @@ mod killed;
 mod kitchen;
 mod layouts;
 mod leaves;
+mod liars;
 mod load;
-mod logins;
 mod named;
 mod outputs;
+mod packaging;
 mod platforms;
 mod registries;
 mod registry;

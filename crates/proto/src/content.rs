@@ -67,6 +67,22 @@ pub struct ReadResponse {
     pub data: Vec<u8>,
 }
 
+/// Asks which blobs there are.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListRequest {
+    /// containerd's filters; a blob that one of them matches is meant.
+    #[prost(string, repeated, tag = "1")]
+    pub filters: Vec<String>,
+}
+
+/// Some of the blobs that there are.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ListResponse {
+    /// The blobs.
+    #[prost(message, repeated, tag = "1")]
+    pub info: Vec<Info>,
+}
+
 /// What a [`WriteRequest`] asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
 #[repr(i32)]
@@ -140,6 +156,11 @@ pub const ABORT: &str = "/containerd.services.content.v1.Content/Abort";
 pub const READ: &str = "/containerd.services.content.v1.Content/Read";
 /// Path of the method that tells of a blob.
 pub const INFO: &str = "/containerd.services.content.v1.Content/Info";
+/// Path of the method that lists blobs.
+pub const LIST: &str = "/containerd.services.content.v1.Content/List";
+
+/// Lists of blobs, as they are sent.
+pub type Lists = BoxStream<'static, Result<ListResponse, Status>>;
 
 /// Parts of a blob, as they are sent.
 pub type Parts = BoxStream<'static, Result<ReadResponse, Status>>;
@@ -149,6 +170,8 @@ pub type Parts = BoxStream<'static, Result<ReadResponse, Status>>;
 pub trait Content: Send + Sync + 'static {
     /// What is known of a blob.
     async fn info(&self, request: InfoRequest) -> Result<InfoResponse, Status>;
+    /// All blobs.
+    async fn list(&self, request: ListRequest) -> Result<Lists, Status>;
     /// A blob's bytes.
     async fn read(&self, request: ReadRequest) -> Result<Parts, Status>;
 }
@@ -184,6 +207,18 @@ impl<T: Content> UnaryService<InfoRequest> for Infos<T> {
     }
 }
 
+struct Listings<T>(Arc<T>);
+
+impl<T: Content> ServerStreamingService<ListRequest> for Listings<T> {
+    type Response = ListResponse;
+    type ResponseStream = Lists;
+    type Future = BoxFuture<tonic::Response<Lists>, Status>;
+    fn call(&mut self, request: Request<ListRequest>) -> Self::Future {
+        let content = self.0.clone();
+        Box::pin(async move { content.list(request.into_inner()).await.map(tonic::Response::new) })
+    }
+}
+
 struct Reads<T>(Arc<T>);
 
 impl<T: Content> ServerStreamingService<ReadRequest> for Reads<T> {
@@ -214,6 +249,7 @@ where
         Box::pin(async move {
             Ok(match request.uri().path() {
                 INFO => Grpc::new(ProstCodec::default()).unary(Infos(content), request).await,
+                LIST => Grpc::new(ProstCodec::default()).server_streaming(Listings(content), request).await,
                 READ => Grpc::new(ProstCodec::default()).server_streaming(Reads(content), request).await,
                 path => Status::unimplemented(format!("{path}: this content is only read")).into_http(),
             })

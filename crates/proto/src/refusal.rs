@@ -1,6 +1,8 @@
 //! Errors as BuildKit's clients read them: a gRPC status whose details are JSON under BuildKit's type names.
 //! Only the encoding: what is an error, and what it says, is known above.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use prost::Message;
 use serde_json::{Map, Value, json};
@@ -27,6 +29,21 @@ pub enum Detail {
         /// Its line.
         line: u32,
     },
+    /// A failed step, with the ids under which its client finds the trees that it began with and left.
+    Solve {
+        /// The bytes of its operation.
+        operation: Vec<u8>,
+        /// What is said of it.
+        description: BTreeMap<String, String>,
+        /// Trees that it began with; an empty id where there was none.
+        inputs: Vec<String>,
+        /// Trees as it left them.
+        mounts: Vec<String>,
+        /// What of it failed.
+        part: Option<Subject>,
+    },
+    /// The code that a process ended with.
+    Exit(i32),
     /// A frontend was asked for something that it can't do (`frontend.caps`).
     FrontendCap(String),
     /// A frontend was asked a question that it does not know (`requestid`).
@@ -34,6 +51,41 @@ pub enum Detail {
     /// What larder's own command is told beyond that; other clients pass over it.
     Own(Value),
 }
+
+/// What of a step failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// An action on files, by its position.
+    File(u64),
+    /// The content of an input, by its position.
+    Content(u64),
+}
+
+/// BuildKit's `errdefs.Solve`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Solve {
+    #[prost(string, repeated, tag = "1")]
+    inputs: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    mounts: Vec<String>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    operation: Option<Vec<u8>>,
+    #[prost(message, optional, tag = "4")]
+    file: Option<Index>,
+    #[prost(message, optional, tag = "5")]
+    content: Option<Index>,
+    #[prost(btree_map = "string, string", tag = "6")]
+    description: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Index {
+    #[prost(uint64, tag = "1")]
+    index: u64,
+}
+
+/// The type of [`Solve`], which goes as it is: clients find it by its name.
+const SOLVE: &str = "type.googleapis.com/errdefs.Solve";
 
 /// The type of [`Detail::Own`].
 const OWN: &str = "larder.v1.Told+json";
@@ -47,6 +99,22 @@ impl Detail {
                     value: value.to_string().into_bytes(),
                 };
             }
+            Detail::Solve { operation, description, inputs, mounts, part } => {
+                let index = |index: u64| Index { index };
+                let solve = Solve {
+                    inputs: inputs.clone(),
+                    mounts: mounts.clone(),
+                    operation: Some(operation.clone()),
+                    file: part.and_then(|p| if let Subject::File(i) = p { Some(index(i)) } else { None }),
+                    content: part.and_then(|p| if let Subject::Content(i) = p { Some(index(i)) } else { None }),
+                    description: description.clone(),
+                };
+                return bollard_buildkit_proto::google::protobuf::Any {
+                    type_url: SOLVE.to_owned(),
+                    value: solve.encode_to_vec(),
+                };
+            }
+            Detail::Exit(code) => ("gatewayapi.ExitMessage", json!({ "Code": code })),
             Detail::Vertex(digest) => ("errdefs.Vertex", json!({ "digest": digest })),
             Detail::Source { info, ranges } => {
                 let ranges: Vec<_> = ranges.iter().map(range).collect();

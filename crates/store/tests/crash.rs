@@ -86,6 +86,11 @@ fn prune_half(store: &Store, acks: &mut File) {
     sweep(store, plan).unwrap();
 }
 
+/// Bytes of acknowledgements; one is of about 80.
+fn written(root: &Path) -> u64 {
+    std::fs::metadata(root.join("acks")).map_or(0, |data| data.len())
+}
+
 #[test]
 fn kills_lose_nothing_that_was_acknowledged() {
     let root = tempfile::tempdir().unwrap();
@@ -100,7 +105,14 @@ fn kills_lose_nothing_that_was_acknowledged() {
             .spawn()
             .unwrap();
         chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round);
-        std::thread::sleep(Duration::from_micros(3000 + (chance >> 33) % 60_000));
+        // Every other kill comes after some work, so that a busy machine has its share of it; the others come whenever they
+        // come, in the middle of the opening too.
+        let wanted = if round % 2 == 1 { written(root.path()) + 400 + (chance >> 33) % 3000 } else { 0 };
+        let begun = Instant::now();
+        while written(root.path()) < wanted && begun.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(if wanted > 0 { 0 } else { 3000 } + (chance >> 40) % 60_000));
         let early = child.try_wait().unwrap();
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();

@@ -161,6 +161,20 @@ fn leftovers_of_a_kill_go() {
     assert!(store.snapshots().dir(kept).is_dir());
 }
 
+#[test]
+fn indexes_of_scans_go_when_they_are_old() {
+    let (root, store) = new();
+    let days = |n: u64| std::time::SystemTime::now() - std::time::Duration::from_secs(n * 86_400);
+    for (name, age) in [("old", 31), ("old.copies", 31), ("young", 29), ("new", 0)] {
+        let file = std::fs::File::create(root.path().join("scans").join(name)).unwrap();
+        file.set_modified(days(age)).unwrap();
+    }
+    let nothing = Policy { rules: Vec::new(), ask: store::lifecycle::Ask::Collector };
+    assert_eq!(prune(&store, &nothing).leftovers, 2);
+    assert!(root.path().join("scans/young").exists() && root.path().join("scans/new").exists());
+    assert_eq!(count(&store, "scans"), 2);
+}
+
 /// An inventory of which only the numbers matter.
 fn inventory(rows: &[(u64, u64, u64, Option<usize>)]) -> Inventory {
     let ids: Vec<SnapshotId> = (0..rows.len()).map(|n| format!("{n:013}").parse().unwrap()).collect();

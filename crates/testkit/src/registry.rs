@@ -1,5 +1,6 @@
 //! A real registry on loopback: Debian's docker-registry, started for one test and ended with it.
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,21 +15,13 @@ pub struct Registry {
     _folder: TempDir,
 }
 
-/// One user of a registry that asks for a password: `me`, `password`.
-pub const USERS: &str = "me:$2y$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
-
-/// Starts a registry that anybody may use; `None`, loudly, where the program is missing.
+/// Starts a registry; `None`, loudly, where the program is missing.
 pub fn start() -> Option<Registry> {
-    start_with("")
-}
-
-/// Starts a registry with more in its configuration: lines that go on in its section `http`, then further sections.
-pub fn start_with(more: &str) -> Option<Registry> {
     let folder = tempfile::tempdir().expect("a folder");
     let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
     let host = format!("127.0.0.1:{port}");
     let config = format!(
-        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n{more}",
+        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
         folder.path().join("data").display()
     );
     let file = folder.path().join("config.yml");
@@ -49,9 +42,13 @@ pub fn start_with(more: &str) -> Option<Registry> {
 }
 
 impl Registry {
-    /// It listens once it can answer.
     fn answers(&self) -> bool {
-        TcpStream::connect(&self.host).is_ok()
+        let Ok(mut stream) = TcpStream::connect(&self.host) else { return false };
+        let request = format!("GET /v2/ HTTP/1.0\r\nHost: {}\r\n\r\n", self.host);
+        let mut answer = String::new();
+        stream.write_all(request.as_bytes()).is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.contains("200")
     }
 }
 

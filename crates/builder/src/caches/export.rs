@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use oci::{Descriptor, Digest, Reference};
+use registry::s3::Ambient;
 use solver::Trail;
 use solver::exchange::{self, CONFIG, Config, Form, Listing, Moment, Output, UNCOMPRESSED};
 use store::Store;
@@ -13,7 +14,7 @@ use store::layer::Recipe;
 
 use super::collect::{Collected, Found, collect};
 use super::place::{self, Place};
-use super::{Error, Import, Imports, Request, parts};
+use super::{Error, Import, Imports, Request, s3, tags};
 use crate::event::What;
 use crate::exporters::{assemble, options};
 use crate::{Work, blocking};
@@ -22,7 +23,7 @@ use crate::{Work, blocking};
 const UPLOADS: usize = 4;
 
 /// Configs that are larger are not read by BuildKit (1 MiB).
-const MOST: usize = (1 << 20) - 1;
+pub const MOST: usize = (1 << 20) - 1;
 
 /// A `--cache-to`, read.
 #[derive(Clone, Debug)]
@@ -83,12 +84,13 @@ pub struct Packed {
 }
 
 /// Refuses what can't be written, before anything is built for it.
-pub fn check(requests: &[Request]) -> Result<(), Error> {
+pub fn check(requests: &[Request], ambient: &Ambient) -> Result<(), Error> {
     for request in requests {
         Options::read(request)?;
         match request.kind.as_str() {
             "registry" => drop(place::reference(request)?),
             "local" => drop(request.required("dest")?),
+            "s3" => drop(s3::Options::read(request, ambient)?),
             "inline" => {}
             kind => return Err(place::unknown(kind)),
         }
@@ -101,6 +103,7 @@ pub fn title(kind: &str) -> &'static str {
     match kind {
         "registry" => "exporting cache to registry",
         "local" => "exporting cache to client directory",
+        "s3" => "exporting cache to Amazon S3",
         _ => "exporting cache",
     }
 }
@@ -116,10 +119,13 @@ pub async fn export(work: &Work, request: &Request, done: &Done) -> Result<Optio
         return Ok(None);
     }
     send(work, &place, &packed, done).await?;
-    if let Place::Registry(reference) = &place {
-        return parts::add(work, reference, &packed.config, &packed.descriptors(), options.form).await.map(Some);
+    match &place {
+        Place::Registry(reference) => {
+            tags::add(work, reference, &packed.config, &packed.descriptors(), options.form).await.map(Some)
+        }
+        Place::Shelf(shelf) => shelf.add(work, &packed.config, &packed.descriptors()).await.map(|()| None),
+        Place::Folder { .. } => write(work, &place, &packed, options.form).await.map(Some),
     }
-    write(work, &place, &packed, options.form).await.map(Some)
 }
 
 /// The cache for an image's configuration, as text: of the records whose results are made of the image's layers.
@@ -139,7 +145,7 @@ pub async fn inline(
 
 /// Writes config and manifest.
 async fn write(work: &Work, place: &Place, packed: &Packed, form: Form) -> Result<Descriptor, crate::Error> {
-    let config = fit(&packed.config);
+    let config = fit(&packed.config, MOST);
     let json = config.to_json();
     let descriptor = Descriptor::new(CONFIG, Digest::of(&json), json.len() as u64);
     let listing = Listing { config: descriptor, blobs: packed.descriptors() };
@@ -153,10 +159,10 @@ async fn write(work: &Work, place: &Place, packed: &Packed, form: Form) -> Resul
     Ok(descriptor)
 }
 
-/// Leaves the oldest results out until BuildKit would read the config.
-pub fn fit(config: &Config) -> Config {
+/// Leaves the oldest results out until the config has no more than so many bytes.
+pub fn fit(config: &Config, most: usize) -> Config {
     let mut config = config.clone();
-    while config.to_json().len() > MOST {
+    while config.to_json().len() > most {
         let mut times: Vec<Moment> =
             config.records().iter().filter_map(|r| r.output.as_ref()).map(|o| o.created).collect();
         times.sort_unstable();
@@ -236,7 +242,7 @@ async fn send(work: &Work, place: &Place, packed: &Packed, done: &Done) -> Resul
     let lacking = place.lacks(work, wanted).await?;
     let sends = packed.blobs.iter().filter(|(digest, _)| lacking.contains(*digest));
     let sends = sends.map(|(_, (blob, import))| send_one(work, place, blob, import.as_deref(), &done.pushed).boxed());
-    stream::iter(sends.collect::<Vec<_>>()).buffer_unordered(UPLOADS).try_collect().await
+    stream::iter(sends.collect::<Vec<_>>()).buffer_unordered(place.uploads(UPLOADS)).try_collect().await
 }
 
 async fn send_one(

@@ -10,7 +10,7 @@ use solver::exchange::{Config, Imported, Listing, Output, UNCOMPRESSED};
 use solver::{Cause, KeyId, Link};
 
 use super::place::Place;
-use super::{Error, Request, cause, parts};
+use super::{Error, Request, cause, shelf, tags};
 use crate::Work;
 use crate::sources::bytes::Origin;
 use crate::sources::layers::Layers;
@@ -156,8 +156,15 @@ fn diff_id(blob: &Descriptor) -> Option<Digest> {
 /// The config and the blobs of what lies at a place.
 async fn read(work: &Work, place: &Place) -> Result<(Config, BTreeMap<Digest, Descriptor>), crate::Error> {
     let no_cache = |reason: String| Error::NoCache { place: place.shown(), reason };
+    if let Place::Shelf(cache) = place {
+        let (host, reference, status) = ("the server".to_owned(), cache.shown(), 404);
+        let none = || Error::Registry(registry::Error::NotFound { host, reference, status });
+        let config = cache.config().await?.ok_or_else(none)?;
+        let blobs = shelf::described(&config);
+        return Ok((config, blobs));
+    }
     if let Place::Registry(reference) = place
-        && let Some(kept) = parts::read(work, reference).await?
+        && let Some(kept) = tags::read(work, reference).await?
     {
         return Ok((kept.config, kept.blobs));
     }
@@ -177,7 +184,7 @@ async fn read(work: &Work, place: &Place) -> Result<(Config, BTreeMap<Digest, De
                         let reference = oci::Reference { digest: Some(entry.digest), ..reference.clone() };
                         Place::Registry(reference).manifest(work).await?
                     }
-                    Place::Folder { .. } => place.bytes(work, &entry.digest).await?,
+                    _ => place.bytes(work, &entry.digest).await?,
                 };
                 if let Ok(ManifestOrIndex::Manifest(manifest)) = ManifestOrIndex::decode(&bytes, None) {
                     found.push(manifest);

@@ -9,6 +9,9 @@ mod of_build;
 mod parts;
 mod place;
 mod remote;
+pub mod s3;
+pub mod shelf;
+mod tags;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -22,7 +25,7 @@ pub use remote::Remote;
 /// One `--cache-from` or `--cache-to`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// `registry`, `local`, `inline`.
+    /// `registry`, `local`, `inline`, `s3`.
     pub kind: String,
     /// BuildKit's attributes.
     pub attributes: BTreeMap<String, String>,
@@ -35,6 +38,11 @@ impl Request {
         let parsed = oci::Reference::parse(place).map(|r| r.or_latest().to_string());
         match self.kind.as_str() {
             "registry" => parsed.unwrap_or_else(|_| place.to_owned()),
+            "s3" => {
+                let part = |name: &str| self.attribute(name).unwrap_or_default();
+                let name = self.attribute("name").unwrap_or("buildkit");
+                format!("s3://{}/{}{name}", part("bucket"), part("prefix"))
+            }
             kind => format!("{kind}:{place}"),
         }
     }

@@ -1,4 +1,5 @@
-//! Where a cache is kept: a repository of a registry, a folder on the client's side. The same few questions to each.
+//! Where a cache is kept: a repository of a registry, a folder on the client's side, the shelf of another server. The same
+//! few questions to each.
 //! What is kept there is not understood here.
 
 use std::collections::BTreeSet;
@@ -9,7 +10,8 @@ use oci::{Descriptor, Digest, Reference};
 use registry::Content;
 use store::Resource;
 
-use super::{Error, Request};
+use super::shelf::Shelf;
+use super::{Error, Request, s3};
 use crate::Work;
 use crate::session;
 use crate::sources::bytes::{ClientLogin, Origin};
@@ -31,6 +33,8 @@ pub enum Place {
         /// The manifest to read, which the client looked up.
         manifest: Option<Digest>,
     },
+    /// Another server's.
+    Shelf(Arc<dyn Shelf>),
 }
 
 impl Place {
@@ -43,8 +47,9 @@ impl Place {
                 let digest = Digest::parse(text).map_err(|e| request.bad("digest", text, &e.to_string()))?;
                 folder(work, request.required("src")?, Some(digest)).await
             }
+            "s3" => Ok(Place::Shelf(Arc::new(s3::Cache::new(&work.engine.registry, request, false)?))),
             kind => {
-                let (kind, expected) = (kind.to_owned(), "registry or local");
+                let (kind, expected) = (kind.to_owned(), "registry, local or s3");
                 Err(Error::UnknownKind { kind, doing: "read", expected })
             }
         }
@@ -55,6 +60,7 @@ impl Place {
         match request.kind.as_str() {
             "registry" => Ok(Place::Registry(reference(request)?)),
             "local" => folder(work, request.required("dest")?, None).await,
+            "s3" => Ok(Place::Shelf(Arc::new(s3::Cache::new(&work.engine.registry, request, true)?))),
             kind => Err(unknown(kind)),
         }
     }
@@ -64,6 +70,7 @@ impl Place {
         match self {
             Place::Registry(reference) => reference.to_string(),
             Place::Folder { path, .. } => format!("local:{path}"),
+            Place::Shelf(shelf) => shelf.shown(),
         }
     }
 
@@ -72,7 +79,13 @@ impl Place {
         match self {
             Place::Registry(reference) => Origin::Registry(reference.clone()),
             Place::Folder { content, .. } => Origin::Content(content.clone()),
+            Place::Shelf(shelf) => Origin::Shelf(shelf.clone()),
         }
+    }
+
+    /// Blobs that are sent at once; `usual` where nobody says how many.
+    pub fn uploads(&self, usual: usize) -> usize {
+        if let Place::Shelf(shelf) = self { shelf.uploads() } else { usual }
     }
 
     /// The manifest that the cache begins with.
@@ -88,6 +101,7 @@ impl Place {
                 let digest = manifest.ok_or_else(|| Error::NoCache { place: path.clone(), reason })?;
                 self.bytes(work, &digest).await
             }
+            Place::Shelf(shelf) => Err(no_documents(shelf.as_ref()).into()),
         }
     }
 
@@ -108,6 +122,10 @@ impl Place {
                     let size = bytes.len() as u64;
                     return Err(store::Error::WrongDigest { expected: *digest, found, size }.into());
                 }
+            }
+            Place::Shelf(shelf) => {
+                let what = Descriptor::new("", *digest, 0);
+                shelf.read(&what, &mut bytes, &mut |_| {}).await.map_err(Error::from)?;
             }
         }
         Ok(bytes)
@@ -134,6 +152,7 @@ impl Place {
                 Ok(work.engine.registry.has_blob(reference, digest, "pull", &login).await?)
             }
             Place::Folder { content, .. } => Ok(content.size(digest).await?.is_some()),
+            Place::Shelf(shelf) => Ok(shelf.has(digest).await?),
         }
     }
 }
@@ -175,6 +194,12 @@ impl Place {
                 let file = store.blobs().open(&blob.digest)?;
                 Ok(content.write(&blob.digest, blob.size, Box::new(file)).await.map_err(Error::from)?)
             }
+            Place::Shelf(shelf) => {
+                // Opened for its errors: a blob that is gone or damaged is not offered.
+                drop(store.blobs().open(&blob.digest)?);
+                let content = Content::File(store.blobs().path(&blob.digest));
+                Ok(shelf.write(blob, content).await.map_err(Error::from)?)
+            }
         }
     }
 
@@ -193,6 +218,7 @@ impl Place {
                 let from = Box::new(std::io::Cursor::new(bytes));
                 Ok(content.write(&blob.digest, blob.size, from).await.map_err(Error::from)?)
             }
+            Place::Shelf(shelf) => Ok(shelf.write(blob, Content::Bytes(bytes)).await.map_err(Error::from)?),
         }
     }
 
@@ -205,13 +231,19 @@ impl Place {
                 Ok(put.map(drop).map_err(Error::from)?)
             }
             Place::Folder { .. } => self.put_bytes(work, manifest, bytes).await,
+            Place::Shelf(shelf) => Err(no_documents(shelf.as_ref()).into()),
         }
     }
 }
 
+/// A shelf has configs by name, and nothing that describes them.
+fn no_documents(shelf: &dyn Shelf) -> Error {
+    Error::NoCache { place: shelf.shown(), reason: "there are no manifests on a shelf".to_owned() }
+}
+
 /// A kind of cache that is not written.
 pub fn unknown(kind: &str) -> Error {
-    Error::UnknownKind { kind: kind.to_owned(), doing: "write", expected: "registry, local or inline" }
+    Error::UnknownKind { kind: kind.to_owned(), doing: "write", expected: "registry, local, s3 or inline" }
 }
 
 /// The reference that names a cache in a registry.

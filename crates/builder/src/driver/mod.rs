@@ -4,6 +4,7 @@
 mod because;
 mod imported;
 mod perform;
+pub mod remains;
 pub(crate) mod results;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +21,7 @@ use crate::event::{Events, What};
 use crate::sources::Source;
 use crate::{Engine, Error, Work, session};
 
+pub use remains::Remains;
 pub use results::Held;
 
 /// Sources that a build has asked about. Each is asked about once a build, however many graphs of it read the source: a
@@ -90,6 +92,8 @@ struct State {
     next_task: u64,
     sources: HashMap<Digest, Arc<Source>>,
     causes: HashMap<Digest, Cause>,
+    /// What failed steps left.
+    remains: HashMap<Digest, Arc<Remains>>,
 }
 
 /// A result of a step that some build has.
@@ -257,7 +261,8 @@ impl State {
     fn failed(&self, build: Build, step: Digest, error: String) -> Error {
         let name = self.vertex(&step).map(|v| v.name()).unwrap_or_default();
         let place = self.builds.get(&build).and_then(|g| g.order.graph.place(&step)).map(Box::new);
-        Error::Step { step, name, error, place }
+        let remains = self.remains.get(&step).cloned();
+        Error::Step { step, name, error, place, remains }
     }
 
     /// What the builds that have the step know of sources.
@@ -340,6 +345,7 @@ impl State {
         self.results.retain(|_, kept| needed(&kept.step));
         self.sources.retain(|step, _| needed(step));
         self.causes.retain(|step, _| needed(step));
+        self.remains.retain(|step, _| needed(step));
         self.tasks.retain(|step, _| needed(step));
     }
 }

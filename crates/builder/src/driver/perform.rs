@@ -11,6 +11,7 @@ use store::SnapshotId;
 
 use super::because::{self, Question};
 use super::imported;
+use super::remains::Failure;
 use super::results::{self, Held};
 use super::{Driver, State};
 use crate::event::{Stream, What, now_millis};
@@ -63,6 +64,7 @@ impl Job {
                     format!("failed to compute cache key: failed to calculate checksum of ref {read}: {error}")
                 });
                 if let Err(error) = &content {
+                    driver.lock().note_unreadable(vertex, input, result);
                     work.events.tell(What::Started { step });
                     work.events.tell(What::Completed { step, cached: false, error: Some(error.clone()) });
                 }
@@ -226,7 +228,10 @@ async fn run(
     let _turn = work.engine.turn().await;
     work.events.tell(What::Started { step: work.step });
     let begun = Instant::now();
-    let made = operate(work, vertex, &lives).await;
+    let made = operate(work, vertex, &lives).await.map_err(|failure| {
+        driver.lock().note_remains(work, vertex, inputs, &failure);
+        failure.error
+    });
     complete(work, made.as_ref().err());
     keep(driver, work, question, inputs, made?, begun).await
 }
@@ -277,12 +282,12 @@ async fn ask(
 }
 
 /// Does the operation itself.
-async fn operate(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+async fn operate(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Failure> {
     match vertex.kind() {
         Some(Kind::Exec(_)) => exec(work, vertex, lives).await,
         Some(Kind::File(_)) => file(work, vertex, lives).await,
-        Some(Kind::Merge(_) | Kind::Diff(_)) => stack(work, vertex, lives).await,
-        _ => Err(Error::Request(format!("{} is of a kind that larder does not run", vertex.name()))),
+        Some(Kind::Merge(_) | Kind::Diff(_)) => Ok(stack(work, vertex, lives).await?),
+        _ => Err(Error::Request(format!("{} is of a kind that larder does not run", vertex.name())).into()),
     }
 }
 
@@ -294,12 +299,13 @@ async fn trees(work: &Work, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, E
     Ok(trees)
 }
 
-async fn exec(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+async fn exec(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Failure> {
+    let Some(Kind::Exec(op)) = vertex.kind() else { return Ok(Vec::new()) };
     let inputs = trees(work, lives).await?;
-    let given = given(work, vertex).await?;
+    let given = ops::exec::Given::ask(&work.session, &op.mounts, &op.secretenv).await?;
     let (work, vertex) = (work.clone(), vertex.clone());
-    blocking("ran a process", move || {
-        let Some(Kind::Exec(op)) = vertex.kind() else { return Ok(Vec::new()) };
+    let ran = blocking("ran a process", move || {
+        let Some(Kind::Exec(op)) = vertex.kind() else { return Ok(Ok(Vec::new())) };
         let (events, step) = (work.events.clone(), work.step);
         let mut output = |stream, bytes: &[u8]| {
             let stream = if stream == sandbox::Stream::Stdout { Stream::Out } else { Stream::Err };
@@ -316,30 +322,12 @@ async fn exec(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
             cancel: &work.cancel,
             dns: &work.engine.settings.dns,
         };
-        exec.run(&mut output)
-    })
-    .await
+        Ok::<_, Error>(exec.run(&mut output).map_err(Failure::from))
+    });
+    ran.await?
 }
 
-/// Asks the client for what a process may see of it.
-async fn given(work: &Work, vertex: &Vertex) -> Result<ops::exec::Given, Error> {
-    let Some(Kind::Exec(op)) = vertex.kind() else { return Ok(ops::exec::Given::default()) };
-    let mut given = ops::exec::Given::default();
-    let mounted = op.mounts.iter().filter_map(|m| m.secret_opt.as_ref().map(|s| &s.id));
-    for id in mounted.chain(op.secretenv.iter().map(|s| &s.id)) {
-        given.secrets.insert(id.clone(), work.session.secret(id).await?);
-    }
-    for opt in op.mounts.iter().filter_map(|m| m.ssh_opt.as_ref()) {
-        let agent = match work.session.ssh(&opt.id).await {
-            Err(_) if opt.optional => None,
-            agent => Some(agent?),
-        };
-        given.agents.insert(opt.id.clone(), agent);
-    }
-    Ok(given)
-}
-
-async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {
+async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Failure> {
     let Some(Kind::File(op)) = vertex.kind() else { return Ok(Vec::new()) };
     let mut inputs = Vec::new();
     for (i, live) in lives.iter().enumerate() {
@@ -351,8 +339,8 @@ async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
         inputs.push(tree);
     }
     let (work, vertex) = (work.clone(), vertex.clone());
-    blocking("changed files", move || {
-        let Some(Kind::File(op)) = vertex.kind() else { return Ok(Vec::new()) };
+    let changed = blocking("changed files", move || {
+        let Some(Kind::File(op)) = vertex.kind() else { return Ok(Ok(Vec::new())) };
         let store = &work.engine.store;
         let view = |input: Result<_, (Arc<store::tree::Tree>, _)>| -> Result<ops::file::Input, ops::Error> {
             Ok(match input {
@@ -367,9 +355,10 @@ async fn file(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<O
             })
         };
         let inputs = inputs.into_iter().map(view).collect::<Result<Vec<_>, _>>()?;
-        ops::file::run(store, op, &inputs, &vertex.name(), &|| work.cancel.is_cancelled())
-    })
-    .await
+        let done = ops::file::run(store, op, &inputs, &vertex.name(), &|| work.cancel.is_cancelled());
+        Ok::<_, Error>(done.map_err(Failure::from))
+    });
+    changed.await?
 }
 
 async fn stack(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Vec<Option<SnapshotId>>, Error> {

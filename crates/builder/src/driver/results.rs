@@ -13,6 +13,22 @@ pub struct Held {
     /// The result.
     pub live: Live,
     _lease: Option<Arc<Lease>>,
+    _left: Option<Arc<Left>>,
+}
+
+/// A tree that is removed when nobody holds it any more: it is no step's result.
+struct Left {
+    store: Store,
+    id: SnapshotId,
+    lease: Option<Lease>,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.lease = None;
+        // The collector takes what can't be removed now.
+        let _ = self.store.snapshots().remove(self.id);
+    }
 }
 
 impl Held {
@@ -22,12 +38,24 @@ impl Held {
             Live::Snapshot(id) => Some(Arc::new(store.leases().hold(Resource::Snapshot(*id))?)),
             _ => None,
         };
-        Ok(Held { live, _lease: lease })
+        Ok(Held { live, _lease: lease, _left: None })
+    }
+
+    /// Holds a tree of the store.
+    pub fn tree(store: &Store, id: SnapshotId) -> Result<Held, Error> {
+        Held::new(store, Live::Snapshot(id))
+    }
+
+    /// Holds a tree that is no step's result: it goes with its last holder.
+    pub fn last(store: &Store, id: SnapshotId) -> Result<Held, Error> {
+        let lease = Some(store.leases().hold(Resource::Snapshot(id))?);
+        let left = Left { store: store.clone(), id, lease };
+        Ok(Held { live: Live::Snapshot(id), _lease: None, _left: Some(Arc::new(left)) })
     }
 
     /// The empty tree, which needs no hold.
     pub fn scratch() -> Held {
-        Held { live: Live::Scratch, _lease: None }
+        Held { live: Live::Scratch, _lease: None, _left: None }
     }
 }
 

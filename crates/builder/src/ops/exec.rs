@@ -11,7 +11,7 @@ use store::{Draft, Lease, Resource, Sharing, SnapshotId, Store, Volume, VolumeRe
 
 use super::agent::AgentSocket;
 use super::{Doing, Error};
-use crate::session::SshSocket;
+use crate::session::{self, SshSocket};
 use store::canvas::Canvas;
 
 /// BuildKit's PATH for a process that is given none.
@@ -26,14 +26,94 @@ pub struct Given {
     pub agents: BTreeMap<String, Option<SshSocket>>,
 }
 
+impl Given {
+    /// Asks the client for what a process may see of it.
+    pub async fn ask(
+        session: &session::Shared,
+        mounts: &[wire::Mount],
+        variables: &[wire::SecretEnv],
+    ) -> Result<Given, Error> {
+        let mut given = Given::default();
+        let mounted = mounts.iter().filter_map(|m| m.secret_opt.as_ref().map(|s| &s.id));
+        for id in mounted.chain(variables.iter().map(|s| &s.id)) {
+            given.secrets.insert(id.clone(), session.secret(id).await?);
+        }
+        for opt in mounts.iter().filter_map(|m| m.ssh_opt.as_ref()) {
+            let agent = match session.ssh(&opt.id).await {
+                Err(_) if opt.optional => None,
+                agent => Some(agent?),
+            };
+            given.agents.insert(opt.id.clone(), agent);
+        }
+        Ok(given)
+    }
+
+    fn secret(&self, id: &str, optional: bool) -> Result<Option<&[u8]>, Error> {
+        match self.secrets.get(id) {
+            Some(Some(value)) => Ok(Some(value)),
+            _ if optional => Ok(None),
+            _ => Err(Error::NoSecret { id: id.to_owned() }),
+        }
+    }
+
+    /// Adds the variables that hold secrets.
+    pub fn add_secrets(&self, wanted: &[wire::SecretEnv], env: &mut Vec<String>) -> Result<(), Error> {
+        for secret in wanted {
+            if let Some(value) = self.secret(&secret.id, secret.optional)? {
+                env.push(format!("{}={}", secret.name, String::from_utf8_lossy(value)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A process made ready: dropping it lets go of everything that it mounts.
+pub struct Prepared {
+    /// What is run, and in what.
+    pub spec: Spec,
+    held: Held,
+}
+
+impl Prepared {
+    /// The layers that a mount shows, top first, by its position in the operation; `None` where no tree is mounted.
+    pub fn layers(&self, mount: usize) -> Option<&[PathBuf]> {
+        self.held.shown.get(&mount).map(Vec::as_slice)
+    }
+}
+
+/// A process that did not do what it should.
+pub struct Failed {
+    /// Why.
+    pub error: Error,
+    /// The tree of each mount as it was left, by its position; `None` where no tree was mounted.
+    pub left: Vec<Option<SnapshotId>>,
+    /// Which of these trees nobody else knows.
+    pub own: Vec<SnapshotId>,
+}
+
+impl Failed {
+    fn early(error: Error) -> Box<Failed> {
+        Box::new(Failed { error, left: Vec::new(), own: Vec::new() })
+    }
+}
+
+/// A tree that the process writes to.
+struct Written {
+    /// Position of its mount.
+    mount: usize,
+    /// Which result it becomes; negative for none.
+    output: i64,
+    draft: Draft,
+}
+
 /// Everything that must outlive the process.
 #[derive(Default)]
 struct Held {
-    drafts: Vec<(i64, Draft)>,
-    scrap: Vec<Draft>,
+    drafts: Vec<Written>,
     volumes: Vec<Volume>,
     leases: Vec<Lease>,
     agents: Vec<AgentSocket>,
+    shown: BTreeMap<usize, Vec<PathBuf>>,
 }
 
 /// One run.
@@ -60,40 +140,74 @@ pub struct Exec<'a> {
 
 impl Exec<'_> {
     /// Runs it; returns one result an output.
-    pub fn run(&self, output: &mut dyn FnMut(sandbox::Stream, &[u8])) -> Result<Vec<Option<SnapshotId>>, Error> {
-        let meta = self.op.meta.as_ref().ok_or_else(|| malformed("it has no process"))?;
-        let mut held = Held::default();
-        let spec = self.spec(meta, &mut held)?;
-        let exit = match self.sandbox.run(&spec, self.cancel, output) {
-            Err(sandbox::Error::Cancelled) => return Err(Error::Cancelled),
-            exit => exit?,
-        };
-        let code = exit.status.code();
-        let valid = if meta.valid_exit_codes.is_empty() { code == 0 } else { meta.valid_exit_codes.contains(&code) };
-        if !valid {
-            let how = match exit.status {
-                _ if exit.out_of_memory => format!("exit code: {code} (it used more memory than its limit)"),
-                sandbox::Status::Code(code) => format!("exit code: {code}"),
-                sandbox::Status::Signal(signal) => format!("exit code: {code} (killed by signal {signal})"),
-            };
-            return Err(Error::Exit { command: meta.args.join(" "), code, how });
+    pub fn run(&self, output: &mut dyn FnMut(sandbox::Stream, &[u8])) -> Result<Vec<Option<SnapshotId>>, Box<Failed>> {
+        let Prepared { spec, held } = self.prepare().map_err(Failed::early)?;
+        match self.execute(&spec, output) {
+            Ok(()) => self.results(held).map_err(Failed::early),
+            Err(Error::Cancelled) => Err(Failed::early(Error::Cancelled)),
+            Err(error) => Err(self.remains(error, held)),
         }
+    }
+
+    fn execute(&self, spec: &Spec, output: &mut dyn FnMut(sandbox::Stream, &[u8])) -> Result<(), Error> {
+        let exit = match self.sandbox.run(spec, self.cancel, output) {
+            Err(sandbox::Error::Cancelled) => return Err(Error::Cancelled),
+            Err(source) => return Err(Error::Begin { command: spec.args.join(" "), source }),
+            Ok(exit) => exit,
+        };
+        let valid_codes = self.op.meta.iter().flat_map(|meta| &meta.valid_exit_codes);
+        match valid_codes.clone().next() {
+            Some(_) if valid_codes.clone().any(|code| *code == exit.status.code()) => Ok(()),
+            None if exit.status.code() == 0 => Ok(()),
+            _ => Err(ended(&spec.args, &exit)),
+        }
+    }
+
+    /// What was written, as layers.
+    fn results(&self, held: Held) -> Result<Vec<Option<SnapshotId>>, Error> {
         let outputs = self.op.mounts.iter().map(|m| m.output).max().unwrap_or(-1);
         let mut results = vec![None; usize::try_from(outputs + 1).unwrap_or(0)];
-        for (index, draft) in held.drafts {
+        for Written { output, draft, .. } in held.drafts.into_iter().filter(|written| written.output >= 0) {
             forget_mount_points(&draft)?;
             let made = draft.commit()?;
-            if let Some(slot) = usize::try_from(index).ok().and_then(|i| results.get_mut(i)) {
+            if let Some(slot) = usize::try_from(output).ok().and_then(|i| results.get_mut(i)) {
                 *slot = Some(made);
             }
         }
         Ok(results)
     }
 
+    /// What a failed process left, for who wants to look at it.
+    fn remains(&self, error: Error, held: Held) -> Box<Failed> {
+        let input = |mount: &wire::Mount| usize::try_from(mount.input).ok().and_then(|i| *self.inputs.get(i)?);
+        let mut left: Vec<_> = self.op.mounts.iter().map(input).collect();
+        let mut own = Vec::new();
+        for Written { mount, draft, .. } in held.drafts {
+            // What can't be kept can't be looked at; the failure is what counts.
+            let made = forget_mount_points(&draft).and_then(|()| Ok(draft.commit()?)).ok();
+            own.extend(made);
+            if let Some(slot) = left.get_mut(mount) {
+                *slot = made;
+            }
+        }
+        Box::new(Failed { error, left, own })
+    }
+
+    /// Makes everything ready that the process mounts and is.
+    pub fn prepare(&self) -> Result<Prepared, Error> {
+        let meta = self.op.meta.as_ref().ok_or_else(|| malformed("it has no process"))?;
+        let mut held = Held::default();
+        let spec = self.spec(meta, &mut held)?;
+        Ok(Prepared { spec, held })
+    }
+
     fn spec(&self, meta: &wire::Meta, held: &mut Held) -> Result<Spec, Error> {
-        let root_mount = self.op.mounts.iter().find(|m| m.dest == "/");
-        let root_mount = root_mount.ok_or_else(|| malformed("it has no mount at /"))?;
-        let root = self.tree(root_mount, held)?;
+        let root_mount = self.op.mounts.iter().enumerate().find(|(_, m)| m.dest == "/");
+        let (position, root_mount) = root_mount.ok_or_else(|| malformed("it has no mount at /"))?;
+        if root_mount.mount_type != MountType::Bind as i32 {
+            return Err(malformed("what is mounted at / must be a tree"));
+        }
+        let root = self.tree(position, root_mount, held)?;
         let mut spec = Spec::new(root, meta.args.iter().cloned());
         spec.readonly_root = root_mount.readonly;
         spec.env = environment(meta);
@@ -118,42 +232,40 @@ impl Exec<'_> {
         if !self.op.cdi_devices.iter().all(|d| d.optional) {
             return Err(malformed("devices (CDI) are not built yet"));
         }
-        for secret in &self.op.secretenv {
-            match self.secret(&secret.id, secret.optional)? {
-                Some(value) => {
-                    let value = String::from_utf8_lossy(value);
-                    spec.env.push(format!("{}={value}", secret.name));
-                }
-                None => continue,
-            }
-        }
-        let mut mounts: Vec<&wire::Mount> = self.op.mounts.iter().filter(|m| m.dest != "/").collect();
+        self.given.add_secrets(&self.op.secretenv, &mut spec.env)?;
+        self.mounts(&mut spec, held)?;
+        Ok(spec)
+    }
+
+    /// Everything that is mounted but the root.
+    fn mounts(&self, spec: &mut Spec, held: &mut Held) -> Result<(), Error> {
+        let mut mounts: Vec<_> = self.op.mounts.iter().enumerate().filter(|(_, m)| m.dest != "/").collect();
         // Parents are mounted before what lies in them.
-        mounts.sort_by_key(|m| Path::new(&m.dest).components().count());
-        for mount in mounts {
+        mounts.sort_by_key(|(_, m)| Path::new(&m.dest).components().count());
+        for (position, mount) in mounts {
             if mount.dest == "/dev/shm" && mount.mount_type == MountType::Tmpfs as i32 {
                 spec.shm_size = mount.tmpfs_opt.as_ref().map(|t| t.size as u64).filter(|s| *s > 0);
                 continue;
             }
-            if let Some(kind) = self.mount(mount, held)? {
+            if let Some(kind) = self.mount(position, mount, held)? {
                 spec.mounts.push(Mount { dest: PathBuf::from(&mount.dest), kind, readonly: mount.readonly });
             }
         }
-        Ok(spec)
+        Ok(())
     }
 
     /// What is mounted; `None` for an optional thing that is not there.
-    fn mount(&self, mount: &wire::Mount, held: &mut Held) -> Result<Option<MountKind>, Error> {
+    fn mount(&self, position: usize, mount: &wire::Mount, held: &mut Held) -> Result<Option<MountKind>, Error> {
         let selector = PathBuf::from(&mount.selector);
         Ok(Some(match MountType::try_from(mount.mount_type) {
-            Ok(MountType::Bind) => MountKind::Overlay { root: self.tree(mount, held)?, selector },
+            Ok(MountType::Bind) => MountKind::Overlay { root: self.tree(position, mount, held)?, selector },
             Ok(MountType::Tmpfs) => {
                 let size = mount.tmpfs_opt.as_ref().map(|t| t.size as u64).filter(|s| *s > 0);
                 MountKind::Tmpfs { size, mode: 0o1777 }
             }
             Ok(MountType::Secret) => {
                 let opt = mount.secret_opt.as_ref().ok_or_else(|| malformed("a secret mount without an id"))?;
-                let Some(value) = self.secret(&opt.id, opt.optional)? else { return Ok(None) };
+                let Some(value) = self.given.secret(&opt.id, opt.optional)? else { return Ok(None) };
                 MountKind::Secret { bytes: value.to_vec(), uid: opt.uid, gid: opt.gid, mode: opt.mode }
             }
             Ok(MountType::Ssh) => {
@@ -169,21 +281,13 @@ impl Exec<'_> {
                     _ => return Err(crate::session::Error::NoSshAgent { id: opt.id.clone() }.into()),
                 }
             }
-            Ok(MountType::Cache) => self.volume(mount, held)?,
+            Ok(MountType::Cache) => self.volume(position, mount, held)?,
             Err(_) => return Err(malformed(&format!("mount type {} is unknown", mount.mount_type))),
         }))
     }
 
-    fn secret(&self, id: &str, optional: bool) -> Result<Option<&[u8]>, Error> {
-        match self.given.secrets.get(id) {
-            Some(Some(value)) => Ok(Some(value)),
-            _ if optional => Ok(None),
-            _ => Err(Error::NoSecret { id: id.to_owned() }),
-        }
-    }
-
     /// The tree of a mount: writable in a draft, which becomes a layer when it is an output.
-    fn tree(&self, mount: &wire::Mount, held: &mut Held) -> Result<Root, Error> {
+    fn tree(&self, position: usize, mount: &wire::Mount, held: &mut Held) -> Result<Root, Error> {
         let input = match usize::try_from(mount.input) {
             Err(_) => None,
             Ok(i) => *self.inputs.get(i).ok_or_else(|| malformed("a mount names an input that it does not have"))?,
@@ -191,22 +295,25 @@ impl Exec<'_> {
         if let Some(id) = input {
             held.leases.push(self.store.leases().hold(Resource::Snapshot(id))?);
         }
-        if let (true, Some(id)) = (mount.readonly && mount.output < 0, input) {
-            return Ok(Root::read_only(self.store.snapshots().layers(id)?));
+        // A read-only root takes mount points all the same.
+        let shared = mount.readonly && mount.output < 0 && mount.dest != "/";
+        if let (true, Some(id)) = (shared, input) {
+            let layers = self.store.snapshots().layers(id)?;
+            held.shown.insert(position, layers.clone());
+            return Ok(Root::read_only(layers));
         }
         let mut draft = self.store.snapshots().begin(input)?;
         draft.describe(store::Kind::Regular, self.name);
         // The upper's own root hides the lower's: it must look the same.
         Canvas::new(&draft)?.finish()?;
         let root = Root::writable(draft.lower().to_vec(), draft.upper(), draft.work());
-        match mount.output {
-            0.. => held.drafts.push((mount.output, draft)),
-            _ => held.scrap.push(draft),
-        }
+        let shown = std::iter::once(draft.upper().to_owned()).chain(draft.lower().iter().cloned());
+        held.shown.insert(position, shown.collect());
+        held.drafts.push(Written { mount: position, output: mount.output, draft });
         Ok(root)
     }
 
-    fn volume(&self, mount: &wire::Mount, held: &mut Held) -> Result<MountKind, Error> {
+    fn volume(&self, position: usize, mount: &wire::Mount, held: &mut Held) -> Result<MountKind, Error> {
         let opt = mount.cache_opt.as_ref().ok_or_else(|| malformed("a cache mount without an id"))?;
         if opt.id.starts_with(crate::sources::git::VOLUMES) || opt.id.starts_with(crate::session::MIRRORS) {
             return Err(malformed("a cache mount with an id that is larder's own"));
@@ -235,6 +342,7 @@ impl Exec<'_> {
             volume.filled()?;
         }
         let source = volume.path().to_owned();
+        held.shown.insert(position, vec![source.clone()]);
         held.volumes.push(volume);
         Ok(MountKind::Bind { source, selector: PathBuf::from(&mount.selector) })
     }
@@ -249,6 +357,17 @@ impl Exec<'_> {
             store::canvas::set_owner_and_mode(volume, &attributes).doing("set owner and mode of", volume)
         })
     }
+}
+
+/// A process' end as an error.
+pub(crate) fn ended(args: &[String], exit: &sandbox::Exit) -> Error {
+    let code = exit.status.code();
+    let how = match exit.status {
+        _ if exit.out_of_memory => format!("exit code: {code} (it used more memory than its limit)"),
+        sandbox::Status::Code(code) => format!("exit code: {code}"),
+        sandbox::Status::Signal(signal) => format!("exit code: {code} (killed by signal {signal})"),
+    };
+    Error::Exit { command: args.join(" "), code, how }
 }
 
 /// Folders of the root that the system's own mounts lie in or pass through.

@@ -53,6 +53,24 @@ struct Work<'a> {
     cancelled: &'a dyn Fn() -> bool,
 }
 
+/// An operation that failed.
+pub struct Failed {
+    /// Why.
+    pub error: Error,
+    /// The action that failed; `None` when it was none.
+    pub action: Option<usize>,
+    /// What each action left, the failed one included; `None` where a later action went on with it.
+    pub left: Vec<Option<SnapshotId>>,
+    /// Which of these trees nobody else knows.
+    pub own: Vec<SnapshotId>,
+}
+
+impl From<Error> for Box<Failed> {
+    fn from(error: Error) -> Box<Failed> {
+        Box::new(Failed { error, action: None, left: Vec::new(), own: Vec::new() })
+    }
+}
+
 /// Does all actions; returns one result an output.
 pub fn run(
     store: &Store,
@@ -60,11 +78,11 @@ pub fn run(
     inputs: &[Input],
     name: &str,
     cancelled: &dyn Fn() -> bool,
-) -> Result<Vec<Option<SnapshotId>>, Error> {
+) -> Result<Vec<Option<SnapshotId>>, Box<Failed>> {
     let mut work = Work { store, inputs, states: Vec::new(), cancelled };
     for (i, action) in op.actions.iter().enumerate() {
         if cancelled() {
-            return Err(Error::Cancelled);
+            return Err(Error::Cancelled.into());
         }
         // Who comes later and goes on with the same result needs it to be a layer of its own.
         let shared = op.actions[i + 1..].iter().any(|later| later.input == action.input && action.input >= 0)
@@ -72,8 +90,15 @@ pub fn run(
                 .actions
                 .iter()
                 .any(|other| other.secondary_input == action.input && action.input >= inputs.len() as i64);
-        let state = work.act(action, shared, name)?;
-        work.states.push(state);
+        let begun = work.base(action.input, shared, name);
+        let acted = begun.map_err(|error| (error, State::Taken)).and_then(|layer| work.act(action, layer, name));
+        match acted {
+            Ok(state) => work.states.push(state),
+            Err((error, state)) => {
+                work.states.push(state);
+                return Err(work.remains(error, op.actions.len(), name));
+            }
+        }
     }
     let outputs = op.actions.iter().map(|a| a.output).max().unwrap_or(-1);
     let mut results = Vec::new();
@@ -90,21 +115,46 @@ fn malformed(reason: impl Into<String>) -> Error {
 }
 
 impl Work<'_> {
-    fn act(&mut self, action: &wire::FileAction, shared: bool, name: &str) -> Result<State, Error> {
-        let mut layer = self.base(action.input, shared, name)?;
+    /// Does an action; one that fails gives the layer as it left it.
+    fn act(&mut self, action: &wire::FileAction, mut layer: Layer, name: &str) -> Result<State, (Error, State)> {
+        let done = self.change(action, &mut layer, name);
+        let state = State::Open(Box::new(layer));
+        match done {
+            Ok(()) => Ok(state),
+            Err(error) => Err((error, state)),
+        }
+    }
+
+    fn change(&mut self, action: &wire::FileAction, layer: &mut Layer, name: &str) -> Result<(), Error> {
         let kind = action.action.as_ref().ok_or_else(|| malformed("an action of a kind that larder does not know"))?;
         if !matches!(kind, Action::Copy(_)) {
             // It may change what was copied.
             layer.copied = None;
         }
         match kind {
-            Action::Copy(copy) => self.copy(copy, action.secondary_input, &mut layer, name)?,
-            Action::MkFile(file) => self.make_file(file, &mut layer)?,
-            Action::MkDir(dir) => self.make_dir(dir, &mut layer)?,
-            Action::Rm(rm) => remove(rm, &mut layer.canvas)?,
-            Action::Symlink(link) => self.make_link(link, &mut layer)?,
+            Action::Copy(copy) => self.copy(copy, action.secondary_input, layer, name),
+            Action::MkFile(file) => self.make_file(file, layer),
+            Action::MkDir(dir) => self.make_dir(dir, layer),
+            Action::Rm(rm) => remove(rm, &mut layer.canvas),
+            Action::Symlink(link) => self.make_link(link, layer),
         }
-        Ok(State::Open(Box::new(layer)))
+    }
+
+    /// What the actions left up to the one that failed, for who wants to look at it.
+    fn remains(&mut self, error: Error, actions: usize, name: &str) -> Box<Failed> {
+        let failed = self.states.len() - 1;
+        if let Error::Cancelled = error {
+            return error.into();
+        }
+        let mut left = vec![None; actions];
+        for (action, slot) in left.iter_mut().enumerate().take(failed + 1) {
+            if !matches!(self.states[action], State::Taken) {
+                // What can't be kept can't be looked at; the failure is what counts.
+                *slot = self.close(action, name).ok().flatten();
+            }
+        }
+        let own = left.iter().flatten().copied().collect();
+        Box::new(Failed { error, action: Some(failed), left, own })
     }
 
     /// The layer that an action writes to.

@@ -25,6 +25,8 @@ pub enum Error {
     Malformed { operation: &'static str, reason: String },
     #[error("process {command:?} did not complete successfully: {how}")]
     Exit { command: String, code: i32, how: String },
+    #[error("process {command:?} did not complete successfully: {source}")]
+    Begin { command: String, source: sandbox::Error },
     #[error("{path} is not a directory in the tree that is written to")]
     NotADirectory { path: PathBuf },
     #[error("{path} is a directory in the tree that is written to, and can't become a file")]

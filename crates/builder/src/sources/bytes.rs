@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use oci::{Descriptor, Digest, Reference};
 use registry::Login;
 
+use crate::caches::shelf::Shelf;
 use crate::event::What;
 use crate::session::{self, Content};
 use crate::{Error, Work, sources};
@@ -21,6 +22,8 @@ pub enum Origin {
     Content(Arc<dyn Content>),
     /// The repository of a reference.
     Registry(Reference),
+    /// The shelf of a cache.
+    Shelf(Arc<dyn Shelf>),
 }
 
 /// Blobs that are on their way: who wants one that somebody brings already waits for it, so that it is asked for once.
@@ -101,11 +104,11 @@ impl Origin {
                 content.read(&what.digest, &mut writer).await?;
                 Ok(writer.commit(Some(what.digest)).map(drop)?)
             }
-            Origin::Registry(reference) => self.download(work, reference, what).await,
+            Origin::Registry(_) | Origin::Shelf(_) => self.download(work, what).await,
         }
     }
 
-    async fn download(&self, work: &Work, reference: &Reference, what: &Descriptor) -> Result<(), Error> {
+    async fn download(&self, work: &Work, what: &Descriptor) -> Result<(), Error> {
         let login = ClientLogin(work.session.clone());
         let mut writer = work.engine.store.blobs().writer()?;
         let tell = |current: u64, done: bool| {
@@ -114,7 +117,11 @@ impl Origin {
         };
         tell(0, false);
         let mut progress = |current| tell(current, false);
-        let got = work.engine.registry.blob(reference, what, &login, &mut writer, &mut progress).await;
+        let got = match self {
+            Origin::Registry(from) => work.engine.registry.blob(from, what, &login, &mut writer, &mut progress).await,
+            Origin::Shelf(shelf) => shelf.read(what, &mut writer, &mut progress).await,
+            Origin::Store | Origin::Content(_) => return Ok(()),
+        };
         got.map_err(sources::Error::from)?;
         let size = writer.size();
         writer.commit(Some(what.digest))?;

@@ -17,7 +17,8 @@ use crate::{refusal, stat};
 /// Largest piece of a file in one answer: a message holds 16 MiB.
 const LARGEST: u64 = 15 << 20;
 
-async fn view(job: &Job, id: &str) -> Result<View, Status> {
+/// The files of a result.
+pub async fn view(job: &Job, id: &str) -> Result<View, Status> {
     let held = evaluate(job, id).await?;
     job.build.view(&held).await.map_err(|error| refusal::of(&error))
 }
@@ -37,9 +38,8 @@ fn find(view: &View, path: &str) -> Result<Node, Status> {
 }
 
 /// A file's bytes.
-pub async fn read(job: &Job, request: &ReadFileRequest) -> Result<ReadFileResponse, Status> {
-    let view = view(job, &request.r#ref).await?;
-    let node = find(&view, &request.file_path)?;
+pub fn read(view: &View, request: &ReadFileRequest) -> Result<ReadFileResponse, Status> {
+    let node = find(view, &request.file_path)?;
     if node.kind != Kind::File {
         return Err(Status::invalid_argument(format!("{}: not a file", request.file_path)));
     }
@@ -57,8 +57,7 @@ pub async fn read(job: &Job, request: &ReadFileRequest) -> Result<ReadFileRespon
 }
 
 /// A directory's entries.
-pub async fn list(job: &Job, request: &ReadDirRequest) -> Result<ReadDirResponse, Status> {
-    let view = view(job, &request.r#ref).await?;
+pub fn list(view: &View, request: &ReadDirRequest) -> Result<ReadDirResponse, Status> {
     let pattern = &request.include_pattern;
     let mut entries = Vec::new();
     for node in view.list(&absolute(&request.dir_path)).map_err(failed)? {
@@ -71,9 +70,8 @@ pub async fn list(job: &Job, request: &ReadDirRequest) -> Result<ReadDirResponse
 }
 
 /// One entry.
-pub async fn stat_file(job: &Job, request: &StatFileRequest) -> Result<StatFileResponse, Status> {
-    let view = view(job, &request.r#ref).await?;
-    let node = find(&view, &request.path)?;
+pub fn stat_file(view: &View, request: &StatFileRequest) -> Result<StatFileResponse, Status> {
+    let node = find(view, &request.path)?;
     let name = node.name.to_string_lossy().into_owned();
     Ok(StatFileResponse { stat: Some(stat::message(&node, name)) })
 }

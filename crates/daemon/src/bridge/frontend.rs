@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use super::Bridge;
 use super::solve::{Wanted, definition};
 use crate::config::Frontends;
-use crate::jobs::{Job, Returned};
+use crate::jobs::{Containers, Job, Returned};
 use crate::session::MESSAGE;
 use crate::{Daemon, refusal, workers};
 
@@ -34,6 +34,8 @@ pub struct Hosted {
     pub job: Arc<Job>,
     /// Graphs that it was given.
     pub inputs: HashMap<String, pb::Definition>,
+    /// Containers that it started.
+    pub containers: Containers,
     returned: Mutex<Option<oneshot::Sender<Returned>>>,
 }
 
@@ -82,6 +84,7 @@ pub fn run<'a>(
             daemon: daemon.clone(),
             job: job.clone(),
             inputs: wanted.inputs.clone(),
+            containers: Containers::default(),
             returned: Mutex::new(Some(send)),
         };
         let mut result = talk(process, ends, hosted, returned).await?;

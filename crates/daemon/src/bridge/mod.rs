@@ -2,9 +2,11 @@
 //! Each call names its build in its metadata; results live in that build's job.
 
 mod attestations;
+mod containers;
 mod files;
 pub mod frontend;
 mod meta;
+mod processes;
 pub mod result;
 pub mod solve;
 
@@ -17,10 +19,11 @@ use proto::bridge::{
     ResolveImageConfigResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse, ReturnRequest, ReturnResponse,
     SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, WarnRequest, WarnResponse,
 };
+use store::view::View;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
-use crate::jobs::Job;
+use crate::jobs::{Containers, Job};
 use crate::session::value;
 use crate::{Daemon, refusal, workers};
 use frontend::Hosted;
@@ -52,9 +55,21 @@ impl Bridge {
         };
         let id = value(metadata, "buildkit-controlapi-buildid");
         if id.is_empty() {
-            return Err(Status::invalid_argument("a call without the metadata buildkit-controlapi-buildid"));
+            return Err(Status::invalid_argument(
+                "no buildid found in context: the metadata buildkit-controlapi-buildid is missing",
+            ));
         }
         daemon.jobs.find(&id).await
+    }
+
+    /// The same, with the containers that it may speak of.
+    async fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let job = self.job(metadata).await?;
+        let frontend = match self {
+            Bridge::Clients(_) => None,
+            Bridge::Frontend(hosted) => Some(hosted.clone()),
+        };
+        Ok(Caller { job, frontend })
     }
 }
 
@@ -66,9 +81,16 @@ pub fn no_policies(policies: &[proto::policy::Policy]) -> Result<(), Status> {
     }
 }
 
-/// Containers for clients are not built; what can't be done says so.
-fn no_containers<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("containers that a client starts are not built yet"))
+/// Whose containers a call speaks of: a build's, or a frontend's.
+pub struct Caller {
+    job: Arc<Job>,
+    frontend: Option<Arc<Hosted>>,
+}
+
+impl Caller {
+    fn containers(&self) -> &Containers {
+        self.frontend.as_ref().map_or(&self.job.containers, |hosted| &hosted.containers)
+    }
 }
 
 #[async_trait]
@@ -152,17 +174,20 @@ impl LlbBridge for Bridge {
 
     async fn read_file(&self, request: Request<ReadFileRequest>) -> Result<Response<ReadFileResponse>, Status> {
         let job = self.job(request.metadata()).await?;
-        Ok(Response::new(files::read(&job, request.get_ref()).await?))
+        let view = files::view(&job, &request.get_ref().r#ref).await?;
+        Ok(Response::new(files::read(&view, request.get_ref())?))
     }
 
     async fn read_dir(&self, request: Request<ReadDirRequest>) -> Result<Response<ReadDirResponse>, Status> {
         let job = self.job(request.metadata()).await?;
-        Ok(Response::new(files::list(&job, request.get_ref()).await?))
+        let view = files::view(&job, &request.get_ref().r#ref).await?;
+        Ok(Response::new(files::list(&view, request.get_ref())?))
     }
 
     async fn stat_file(&self, request: Request<StatFileRequest>) -> Result<Response<StatFileResponse>, Status> {
         let job = self.job(request.metadata()).await?;
-        Ok(Response::new(files::stat_file(&job, request.get_ref()).await?))
+        let view = files::view(&job, &request.get_ref().r#ref).await?;
+        Ok(Response::new(files::stat_file(&view, request.get_ref())?))
     }
 
     async fn warn(&self, request: Request<WarnRequest>) -> Result<Response<WarnResponse>, Status> {
@@ -184,41 +209,69 @@ impl LlbBridge for Bridge {
         Ok(Response::new(WarnResponse {}))
     }
 
-    async fn new_container(&self, _: Request<NewContainerRequest>) -> Result<Response<NewContainerResponse>, Status> {
-        no_containers()
+    async fn new_container(
+        &self,
+        request: Request<NewContainerRequest>,
+    ) -> Result<Response<NewContainerResponse>, Status> {
+        let caller = self.caller(request.metadata()).await?;
+        containers::new(&caller.job, caller.containers(), request.into_inner()).await?;
+        Ok(Response::new(NewContainerResponse {}))
     }
 
     async fn release_container(
         &self,
-        _: Request<ReleaseContainerRequest>,
+        request: Request<ReleaseContainerRequest>,
     ) -> Result<Response<ReleaseContainerResponse>, Status> {
-        no_containers()
+        let caller = self.caller(request.metadata()).await?;
+        let container = caller.containers().take(&request.into_inner().container_id)?;
+        container.release().await.map_err(|error| refusal::of(&error))?;
+        Ok(Response::new(ReleaseContainerResponse {}))
     }
 
     type ExecProcessStream = BoxStream<'static, Result<ExecMessage, Status>>;
 
     async fn exec_process(
         &self,
-        _: Request<Streaming<ExecMessage>>,
+        request: Request<Streaming<ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        no_containers()
+        let caller = self.caller(request.metadata()).await?;
+        Ok(Response::new(processes::serve(caller, request.into_inner())))
     }
 
-    async fn read_file_container(&self, _: Request<ReadFileRequest>) -> Result<Response<ReadFileResponse>, Status> {
-        no_containers()
+    async fn read_file_container(
+        &self,
+        request: Request<ReadFileRequest>,
+    ) -> Result<Response<ReadFileResponse>, Status> {
+        let view = self.shown(request.metadata(), &request.get_ref().r#ref, request.get_ref().mount_index).await?;
+        Ok(Response::new(files::read(&view, request.get_ref())?))
     }
 
-    async fn read_dir_container(&self, _: Request<ReadDirRequest>) -> Result<Response<ReadDirResponse>, Status> {
-        no_containers()
+    async fn read_dir_container(&self, request: Request<ReadDirRequest>) -> Result<Response<ReadDirResponse>, Status> {
+        let view = self.shown(request.metadata(), &request.get_ref().r#ref, request.get_ref().mount_index).await?;
+        Ok(Response::new(files::list(&view, request.get_ref())?))
     }
 
-    async fn stat_file_container(&self, _: Request<StatFileRequest>) -> Result<Response<StatFileResponse>, Status> {
-        no_containers()
+    async fn stat_file_container(
+        &self,
+        request: Request<StatFileRequest>,
+    ) -> Result<Response<StatFileResponse>, Status> {
+        let view = self.shown(request.metadata(), &request.get_ref().r#ref, request.get_ref().mount_index).await?;
+        Ok(Response::new(files::stat_file(&view, request.get_ref())?))
+    }
+}
+
+impl Bridge {
+    /// The files of a container's mount.
+    async fn shown(&self, metadata: &MetadataMap, container: &str, mount: i32) -> Result<View, Status> {
+        let caller = self.caller(metadata).await?;
+        let container = caller.containers().get(container)?;
+        let mount = usize::try_from(mount).map_err(|_| Status::invalid_argument("a mount index below 0"))?;
+        container.view(mount).map_err(|error| refusal::of(&error))
     }
 }
 
 /// Makes a result; an unknown id is the client's error.
 async fn evaluate(job: &Job, id: &str) -> Result<builder::driver::Held, Status> {
     let found = job.refs.get(id).ok_or_else(|| Status::not_found(format!("there is no result {id} in this build")))?;
-    found.evaluate(job).await.map_err(|error| refusal::of(&error))
+    found.evaluate(job).await.map_err(|error| refusal::in_build(&job.refs, &error))
 }

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use builder::attestations::Making;
-use builder::frontends::questions::Answered;
-use builder::frontends::{Elsewhere, Made, Target, is_built_in};
+use builder::frontends::{Made, Target, is_built_in};
 use graph::{Graph, wire};
 use prost::Message;
 use proto::bridge::{self, Attestations, Ref, RefMap};
@@ -126,12 +125,18 @@ async fn dockerfile(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Res
     }
     let inputs = graphs(wanted)?;
     if let Some(question) = wanted.attributes.get("requestid").filter(|q| !q.is_empty()) {
-        return ask(daemon, job, question, wanted, &inputs).await;
+        return ask(job, question, wanted, &inputs).await;
     }
     let targets = job.build.dockerfile(wanted.attributes, &inputs).await;
     let targets = match targets.map_err(|error| refusal::of(&error))? {
         Made::Targets(targets) => targets,
-        Made::Elsewhere(image) => return elsewhere(daemon, job, wanted, image).await,
+        Made::Elsewhere { line, place } => {
+            let made = elsewhere(daemon, job, wanted, line).await;
+            return made.map_err(|status| match place {
+                Some(place) => refusal::placed(status, &place),
+                None => status,
+            });
+        }
     };
     let call = job.build.call("dockerfile.v0", &own(wanted.attributes), &inputs);
     let origin = Arc::new(job.build.origin(Some(call)));
@@ -168,17 +173,12 @@ async fn elsewhere(
     daemon: &Daemon,
     job: &Arc<Job>,
     wanted: &Wanted<'_>,
-    image: Elsewhere,
+    line: String,
 ) -> Result<bridge::Result, Status> {
-    let Elsewhere { line, place } = image;
     let source = line.split_whitespace().next().unwrap_or_default().to_owned();
     let mut attributes = wanted.attributes.clone();
     attributes.extend([("cmdline".to_owned(), line), ("source".to_owned(), source.clone())]);
-    let made = frontend::run(daemon, job, &source, &Wanted { attributes: &attributes, ..*wanted }).await;
-    made.map_err(|status| match place {
-        Some(place) => refusal::placed(status, &place),
-        None => status,
-    })
+    frontend::run(daemon, job, &source, &Wanted { attributes: &attributes, ..*wanted }).await
 }
 
 /// The attributes without those that chose this frontend.
@@ -203,17 +203,15 @@ fn describe(result: &mut bridge::Result, target: &Target, suffix: &str) -> Resul
 
 /// Questions that a frontend answers instead of building (`docker buildx build --call`).
 async fn ask(
-    daemon: &Daemon,
-    job: &Arc<Job>,
+    job: &Job,
     question: &str,
     wanted: &Wanted<'_>,
     inputs: &BTreeMap<String, Arc<Graph>>,
 ) -> Result<bridge::Result, Status> {
     let answer = job.build.question(question, wanted.attributes, inputs).await;
     match answer.map_err(|error| refusal::of(&error))? {
-        Answered::Told(answer) => Ok(bridge::Result { metadata: answer.into_iter().collect(), ..Default::default() }),
-        Answered::Elsewhere(image) => elsewhere(daemon, job, wanted, image).await,
-        Answered::Unknown => {
+        Some(metadata) => Ok(bridge::Result { metadata: metadata.into_iter().collect(), ..Default::default() }),
+        None => {
             let text = format!("unsupported request {question}");
             Err(status(Code::Unimplemented, &text, &[Detail::Subrequest(question.to_owned())]))
         }

@@ -7,7 +7,6 @@ mod control;
 mod frontend;
 mod offer;
 mod outputs;
-mod provenance;
 mod status;
 
 use std::path::Path;

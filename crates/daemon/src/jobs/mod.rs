@@ -1,6 +1,7 @@
 //! Builds that go on: found by their reference from every call that speaks of them, and for a while after their end.
 //! A job holds what its client refers to by id; it decides nothing.
 
+pub mod containers;
 pub mod log;
 pub mod refs;
 
@@ -14,6 +15,7 @@ use proto::bridge;
 use tokio::sync::{Notify, oneshot};
 use tonic::Status;
 
+pub use containers::Containers;
 pub use log::Log;
 pub use refs::Refs;
 
@@ -39,6 +41,8 @@ pub struct Job {
     pub build: Build,
     /// Results by the ids that the client knows.
     pub refs: Refs,
+    /// Containers that the client started in it.
+    pub containers: Containers,
     returned: Mutex<Option<oneshot::Sender<Returned>>>,
 }
 
@@ -95,7 +99,15 @@ impl Jobs {
         let (send, receive) = oneshot::channel();
         let refs = Refs::new(id);
         let returned = Mutex::new(Some(send));
-        let job = Arc::new(Job { id: id.to_owned(), session: session.to_owned(), log, build, refs, returned });
+        let job = Arc::new(Job {
+            id: id.to_owned(),
+            session: session.to_owned(),
+            log,
+            build,
+            refs,
+            containers: Containers::default(),
+            returned,
+        });
         let mut jobs = self.0.lock();
         if jobs.contains_key(id) {
             return Err(Status::already_exists(format!("there is a build {id} already")));
@@ -153,6 +165,7 @@ impl Drop for Running {
             let warning = builder::event::Warning { short, ..Default::default() };
             self.job.build.events().tell(builder::event::What::Warning { step, warning });
         }
+        self.job.containers.clear();
         self.job.refs.clear();
         self.job.log.close();
         if let Some(entry) = self.jobs.0.lock().get_mut(&self.job.id) {

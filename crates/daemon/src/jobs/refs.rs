@@ -58,6 +58,14 @@ impl Refs {
         id
     }
 
+    /// Adds a tree that is there, though no graph gives it, and gives its id.
+    pub fn keep(&self, held: Held) -> String {
+        let mut known = self.lock();
+        let id = format!("{}-{}", self.prefix, known.len());
+        known.insert(id.clone(), Ref { making: Making::default(), result: Arc::new(OnceCell::new_with(Some(held))) });
+        id
+    }
+
     /// The result of an id; the empty id is the empty tree.
     pub fn get(&self, id: &str) -> Option<Ref> {
         if id.is_empty() {

@@ -12,8 +12,8 @@ use tokio::sync::Mutex;
 use super::profiles::{Profile, Profiles};
 use super::sign::Keys;
 use super::sts;
-use crate::Error;
 use crate::client::root_cause;
+use crate::{Client, Error};
 
 /// Keys are fetched anew so long before they end, in seconds.
 const EARLY: i64 = 300;
@@ -97,7 +97,7 @@ pub struct Wallet {
 
 impl Wallet {
     /// With `fixed` keys nothing else is asked. `role` is the ARN of a role to take on with what is found.
-    pub fn new(
+    pub(super) fn new(
         fixed: Option<Keys>,
         role: Option<String>,
         ambient: &Ambient,
@@ -106,6 +106,11 @@ impl Wallet {
     ) -> Wallet {
         let (ambient, region, known) = (ambient.clone(), region.to_owned(), Mutex::default());
         Wallet { fixed, role, ambient, region, http, known }
+    }
+
+    /// Whatever keys the surroundings of a client give.
+    pub fn of(client: &Client, region: &str) -> Result<Wallet, Error> {
+        Ok(Wallet::new(None, None, client.ambient(), region, client.http()?.clone()))
     }
 
     /// The keys of now.

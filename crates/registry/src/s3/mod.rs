@@ -112,8 +112,9 @@ impl Bucket {
         } else {
             (format!("{scheme}://{bucket}.{host}"), String::new())
         };
-        let http = client.http()?.clone();
-        let wallet = Wallet::new(keys, role, client.ambient(), &address.region, http.clone());
+        // Keys come from AWS; the server of the bucket may be somebody's own, and be believed another way.
+        let http = client.http_for(&base)?;
+        let wallet = Wallet::new(keys, role, client.ambient(), &address.region, client.http()?.clone());
         let (name, region, seed) = (address.bucket.clone(), address.region.clone(), client.seed());
         let (tries, bodies) = (TRIES, Semaphore::new(BODIES));
         Ok(Bucket { http, name, region, base, path, wallet, tries, seed, bodies })

@@ -1,5 +1,6 @@
 //! What belongs to nothing: files and trees without a row, links that lead to no record, listings that no record names,
-//! tombstones beyond their number and age. Only what an earlier process left is touched, never what this one writes.
+//! tombstones beyond their number and age, indexes of scans that were not written for long. Only what an earlier process
+//! left is touched, never what this one writes.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -14,6 +15,9 @@ use crate::{SnapshotId, Store, clock, records, trash};
 
 /// Tombstones kept at most.
 const TOMBSTONES: usize = 10_000;
+/// An index of a scan is kept so long after it was written (milliseconds): an old one is of a directory that is gone, or
+/// does not change, and losing it costs one reading.
+const SCAN_AGE: u64 = 30 * 86_400_000;
 /// A tombstone is kept so long (milliseconds).
 const TOMBSTONE_AGE: u64 = 30 * 86_400_000;
 
@@ -111,6 +115,14 @@ fn files(store: &Store) -> Result<Vec<PathBuf>> {
     let trees: HashSet<Digest> = store.records().list()?.into_iter().flat_map(|(_, row)| row.trees).collect();
     each(&root.join(format::TREES), |path, name| {
         if !Digest::from_hex(name).is_some_and(|tree| trees.contains(&tree)) && is_older(store, path)? {
+            gone.push(path.to_owned());
+        }
+        Ok(())
+    })?;
+    let oldest = clock::now().saturating_sub(SCAN_AGE);
+    each(&root.join(format::SCANS), |path, _| {
+        let data = fs::symlink_metadata(path).doing("look at", path)?;
+        if u64::try_from(data.mtime().saturating_mul(1000)).unwrap_or(0) < oldest {
             gone.push(path.to_owned());
         }
         Ok(())

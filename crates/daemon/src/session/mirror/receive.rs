@@ -23,6 +23,11 @@ use crate::stat::{CHARACTER, DEVICE, DIR, FIFO, SOCKET, SYMLINK, permissions};
 /// Everything that is no permission and makes an entry no regular file.
 const TYPE: u32 = DIR | SYMLINK | DEVICE | FIFO | SOCKET | CHARACTER;
 
+/// Entries of one directory at most: what is known of them waits in memory.
+const ENTRIES: u32 = 10_000_000;
+/// A file may grow while it is read, by so many bytes: more is no file.
+const GROWTH: u64 = 64 << 20;
+
 /// What went wrong with a transfer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -56,6 +61,8 @@ pub struct Mirror {
 struct Pending {
     stat: Stat,
     content: Content,
+    /// Bytes that came.
+    came: u64,
 }
 
 /// A folder whose entries are coming.
@@ -168,6 +175,9 @@ impl Receiver {
 
     fn entry(&mut self, stat: Stat) -> Result<(), Error> {
         let id = self.count;
+        if id == ENTRIES {
+            return Err(Error::Refused { path: stat.path, reason: "the directory has too many entries" });
+        }
         self.count += 1;
         let name = self.check(&stat)?;
         let (parent, _) = split(&stat.path);
@@ -251,7 +261,7 @@ impl Receiver {
             self.clear(&stat.path, old.as_ref())?;
         }
         let content = if same { self.on(&stat.path, Content::compared(path))? } else { Content::new(path) };
-        let pending = Pending { stat, content };
+        let pending = Pending { stat, content, came: 0 };
         if pending.stat.size == 0 {
             return self.complete(pending);
         }
@@ -327,6 +337,7 @@ impl Receiver {
             folder.there.contains_key(OsStr::new(below.split('/').next().unwrap_or_default()))
         };
         let clean = stat.linkname.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        let clean = clean && !stat.linkname.contains('\0') && self.is_below_folders(&stat.linkname);
         if !clean || !comes_before(&stat.linkname, &stat.path) || self.open.iter().any(unnamed) {
             return refuse("it is a link to a file that was not named");
         }
@@ -346,6 +357,12 @@ impl Receiver {
         }
     }
 
+    /// Whether everything above the path is a folder: a symbolic link would lead out of the mirror.
+    fn is_below_folders(&self, path: &str) -> bool {
+        let is_folder = |above: &Path| std::fs::symlink_metadata(self.root.join(above)).is_ok_and(|data| data.is_dir());
+        Path::new(path).ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).all(is_folder)
+    }
+
     fn data(&mut self, id: u32, data: &[u8]) -> Result<(), Error> {
         let unknown = || Error::Refused { path: format!("#{id}"), reason: "content that was not asked for" };
         if data.is_empty() {
@@ -353,13 +370,20 @@ impl Receiver {
             return self.complete(pending);
         }
         let pending = self.pending.get_mut(&id).ok_or_else(unknown)?;
+        pending.came += data.len() as u64;
+        if pending.came > u64::try_from(pending.stat.size).unwrap_or(0).saturating_add(GROWTH) {
+            return Err(Error::Refused {
+                path: pending.stat.path.clone(),
+                reason: "it has far more content than its size",
+            });
+        }
         let taken = pending.content.take(data);
         taken.map_err(|source| Error::Write { path: pending.content.path().to_owned(), source })
     }
 
     /// A file's content is there: it gets its owner, mode, attributes and time, unless it stayed as it was.
     fn complete(&mut self, pending: Pending) -> Result<(), Error> {
-        let Pending { stat, content } = pending;
+        let Pending { stat, content, .. } = pending;
         self.mirror.plain &= stat.xattrs.is_empty();
         let Some(file) = self.on(&stat.path, content.finish())? else { return Ok(()) };
         self.on(&stat.path, dress_file(&file, &stat))

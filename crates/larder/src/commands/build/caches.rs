@@ -87,6 +87,8 @@ pub fn finish(requests: &[Request], written: &[Option<Descriptor>]) -> Result<()
 fn scoped(request: &Request, flag: &str, text: &str) -> Result<Option<Vec<Request>>, String> {
     match request.attributes.get("scope").map(String::as_str) {
         None => return Ok(None),
+        // GitHub's service has scopes of its own.
+        Some(_) if request.kind == "gha" => return Ok(None),
         Some("auto") if request.kind == "registry" => {}
         Some(_) => {
             return Err(format!("{flag} {text}: scope=auto beside type=registry is all that is built of scopes"));
