@@ -154,42 +154,104 @@ fn with_and_without_the_cache_it_is_the_same() {
     }
 }
 
+/// The names in an OCI archive of the build: those of blobs are digests.
+fn archive(kitchen: &Kitchen) -> String {
+    let file = kitchen.path("image.tar");
+    let output = format!("type=oci,dest={}", file.display());
+    kitchen.build(&["-o", &output, "--build-arg", "SOURCE_DATE_EPOCH=1000000000"]).ok();
+    let list = std::process::Command::new("tar").arg("-tf").arg(&file).output().unwrap();
+    String::from_utf8(list.stdout).unwrap()
+}
+
+/// The same in a store that holds nothing of earlier builds.
+fn archive_elsewhere(kitchen: &Kitchen) -> String {
+    std::fs::rename(kitchen.root(), kitchen.path("aside")).unwrap();
+    let base = testkit::base::tar(&kitchen.path("")).unwrap();
+    kitchen.larder(&["image", "import", "base", base.to_str().unwrap()]).ok();
+    let whole = archive(kitchen);
+    std::fs::remove_dir_all(kitchen.root()).unwrap();
+    std::fs::rename(kitchen.path("aside"), kitchen.root()).unwrap();
+    whole
+}
+
+/// A file that was just written may change unseen, and is always read.
+fn settle() {
+    std::thread::sleep(std::time::Duration::from_millis(60));
+}
+
+/// Inodes of a path in all layers of the store.
+fn inodes(kitchen: &Kitchen, path: &str) -> Vec<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let layers = std::fs::read_dir(kitchen.root().join("snapshots")).unwrap().map(|e| e.unwrap().path().join(path));
+    layers.filter_map(|path| std::fs::metadata(path).ok()).map(|data| data.ino()).collect()
+}
+
 /// Files that did not change are linked from the earlier layer: the layer is what it would be if all were copied.
+#[test]
+fn a_changed_file_among_some_gives_what_a_whole_copy_gives() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nCOPY --chown=5:6 src /w\nCOPY src/d1/f1 /w/d2/f2\n");
+    (0..200).for_each(|i| kitchen.write(&format!("src/d{}/f{i}", i % 20), &format!("file {i}")));
+    // Two names of one file are two files of a layer, linked or not.
+    std::fs::hard_link(kitchen.context().join("src/d3/f3"), kitchen.context().join("src/d4/too")).unwrap();
+    settle();
+    archive(&kitchen);
+    for (round, text) in ["one", "two", "longer than before"].into_iter().enumerate() {
+        kitchen.write("src/d1/f1", text);
+        let linked = archive(&kitchen);
+        assert_eq!(kitchen.cause("COPY --chown"), "FilesChanged");
+        let copies = inodes(&kitchen, "w/d7/f7");
+        assert!(copies.len() == round + 2 && copies.windows(2).all(|two| two[0] == two[1]), "linked: {copies:?}");
+        assert_eq!(archive_elsewhere(&kitchen), linked, "{text}");
+    }
+}
+
+/// Among many files only those that changed are copied, into a layer that amends the earlier one. To an image, and to what
+/// is built on it, that is the layer which a whole copy gives.
 #[test]
 fn a_changed_file_among_many_gives_what_a_whole_copy_gives() {
     let Some(kitchen) = Kitchen::new() else { return };
-    kitchen.write("Dockerfile", "FROM base\nCOPY --chown=5:6 src /w\nCOPY src/d1/f1 /w/d2/f2\n");
-    let inode = |id: &str| {
-        use std::os::unix::fs::MetadataExt;
-        let layers = std::fs::read_dir(kitchen.root().join("snapshots")).unwrap().map(|e| e.unwrap().path().join(id));
-        layers.filter_map(|path| std::fs::metadata(path).ok()).map(|data| data.ino()).collect::<Vec<_>>()
-    };
-    (0..200).for_each(|i| kitchen.write(&format!("src/d{}/f{i}", i % 20), &format!("file {i}")));
-    // A file that was just written may change unseen, and is always read.
-    std::thread::sleep(std::time::Duration::from_millis(60));
-    let archive = |args: &[&str]| {
-        let file = kitchen.path("image.tar");
-        let output = format!("type=oci,dest={}", file.display());
-        kitchen.build(&[&["-o", &output, "--build-arg", "SOURCE_DATE_EPOCH=1000000000"], args].concat()).ok();
-        let list = std::process::Command::new("tar").arg("-tf").arg(&file).output().unwrap();
-        String::from_utf8(list.stdout).unwrap()
-    };
-    archive(&[]);
-    for (round, text) in ["one", "two", "longer than before"].into_iter().enumerate() {
-        kitchen.write("src/d1/f1", text);
-        let linked = archive(&[]);
+    let copies = "FROM base\nCOPY --chown=5:6 --chmod=750 src /w\nCOPY --link src /linked\n";
+    kitchen.write("Dockerfile", copies);
+    (0..300).for_each(|i| kitchen.write(&format!("src/d{}/f{i}", i % 20), &format!("file {i}")));
+    std::os::unix::fs::symlink("f1", kitchen.context().join("src/d1/link")).unwrap();
+    settle();
+    archive(&kitchen);
+    let same = |change: &str, layers: usize| {
+        let amended = archive(&kitchen);
         assert_eq!(kitchen.cause("COPY --chown"), "FilesChanged");
-        let copies = inode("w/d7/f7");
-        assert!(copies.len() == round + 2 && copies.windows(2).all(|two| two[0] == two[1]), "linked: {copies:?}");
-        // Another store has nothing to link from: names of blobs are digests.
-        let elsewhere = kitchen.root().with_extension(round.to_string());
-        std::fs::rename(kitchen.root(), kitchen.path("aside")).unwrap();
-        let base = testkit::base::tar(&kitchen.path("")).unwrap();
-        kitchen.larder(&["image", "import", "base", base.to_str().unwrap()]).ok();
-        assert_eq!(archive(&[]), linked, "{text}");
-        std::fs::rename(kitchen.root(), elsewhere).unwrap();
-        std::fs::rename(kitchen.path("aside"), kitchen.root()).unwrap();
-    }
+        assert_eq!(inodes(&kitchen, "w/d7/f7").len(), layers, "layers that hold an unchanged file after {change}");
+        assert_eq!(archive_elsewhere(&kitchen), amended, "{change}");
+    };
+    kitchen.write("src/d1/f1", "one");
+    same("other content", 1);
+    // As editors do it: another file under the same name, which the directory's time tells too.
+    kitchen.write("new", "two");
+    std::fs::rename(kitchen.context().join("new"), kitchen.context().join("src/d2/f2")).unwrap();
+    same("a file put in place", 1);
+    std::fs::set_permissions(kitchen.context().join("src/d5"), std::fs::Permissions::from_mode(0o700)).unwrap();
+    std::fs::set_permissions(kitchen.context().join("src/d1/f1"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    kitchen.write("src/d1/f1", "one more");
+    same("modes", 1);
+    // What comes, goes, or becomes of another kind makes a whole copy.
+    kitchen.write("src/d9/new", "new");
+    same("a file more", 2);
+    kitchen.write("src/d9/new", "newer");
+    same("its content", 2);
+    std::fs::remove_file(kitchen.context().join("src/d9/new")).unwrap();
+    kitchen.write("src/d1/f1", "last");
+    same("a file less", 3);
+    kitchen.write("src/d1/f1", "in a process");
+    kitchen.write("Dockerfile", &format!("{copies}RUN cat /w/*/* > /all && cat /linked/*/* > /more && cmp /all /more\n"));
+    let all = std::fs::read_to_string(kitchen.files(&[]).join("all")).unwrap();
+    assert!(all.contains("in a process") && all.contains("file 299") && !all.contains("last"), "{all}");
+    // The earlier layer is needed as long as what amends it, and no longer.
+    kitchen.larder(&["prune", "--all", "--force"]).ok();
+    assert!(inodes(&kitchen, "w/d7/f7").is_empty(), "all pruned");
+    kitchen.write("src/d1/f1", "after");
+    kitchen.write("Dockerfile", copies);
+    let whole = archive(&kitchen);
+    assert_eq!(archive_elsewhere(&kitchen), whole, "everything pruned");
 }
 
 /// A copy that another step of the same layer wrote over is never linked.

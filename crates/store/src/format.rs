@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! <root>/
-//!   format                 "larder store 1": another number is another store, and refused
+//!   format                 "larder store 2": another number is another store, and refused
 //!   lock                   flock of the one owner; its text says who (pid, command, since)
 //!   meta.redb              rows that are on disk for sure (base)
 //!   journal.<n>            rows written since, in frames with a checksum; the newest n takes the writes
@@ -13,7 +13,8 @@
 //!   snapshots/<id>/        one overlay layer each: the former upper directory
 //!   volumes/<id>/          one directory behind a cache mount each
 //!   trees/<hex>            file listings by digest (zstd), evidence for `FilesChanged`
-//!   scans/<hex>            digests of a client's files by their stat; losing one costs reading
+//!   scans/<hex>            digests of a client's files by their stat; losing one costs reading. Beside it what layers hold
+//!                          of them: <hex>.copies, <hex>.<hex>.base; losing one costs copying
 //!   history/<id>           events of one kept build
 //!   drafts/<id>/{upper,work}  snapshots and volumes being made; whatever is here at open is left over
 //!   tmp/<id>               blobs being written; whatever is here at open is left over
@@ -23,7 +24,7 @@
 use std::path::{Path, PathBuf};
 
 /// Version of the tree above.
-pub const STORE: u32 = 1;
+pub const STORE: u32 = 2;
 /// Version of the journal's frames.
 pub const JOURNAL: u32 = 1;
 

@@ -97,6 +97,8 @@ pub(crate) struct Row {
     pub(crate) size: Option<u64>,
     pub(crate) kind: Kind,
     pub(crate) description: String,
+    /// Its folder and the parent's are one layer of an image: see [`Snapshots::amend`].
+    pub(crate) amends: bool,
 }
 
 /// What is known of a snapshot.
@@ -120,7 +122,7 @@ pub struct SnapshotInfo {
 
 impl SnapshotInfo {
     pub(crate) fn new(id: SnapshotId, row: Row) -> SnapshotInfo {
-        let Row { parent, depth, created, size, kind, description } = row;
+        let Row { parent, depth, created, size, kind, description, .. } = row;
         SnapshotInfo { id, parent, depth, created, size, kind, description }
     }
 }
@@ -131,6 +133,16 @@ pub struct Snapshots<'a>(pub(crate) &'a Store);
 impl Snapshots<'_> {
     /// Starts a layer on top of `parent`, or on nothing.
     pub fn begin(&self, parent: Option<SnapshotId>) -> Result<Draft> {
+        self.draft(parent, false)
+    }
+
+    /// Starts a layer that is `base`'s layer with some of its files replaced: what is written lies over `base`, and to an
+    /// image the two are one layer. Nothing of `base` may be removed in it, and no path may become of another kind.
+    pub fn amend(&self, base: SnapshotId) -> Result<Draft> {
+        self.draft(Some(base), true)
+    }
+
+    fn draft(&self, parent: Option<SnapshotId>, amends: bool) -> Result<Draft> {
         let (lower, depth) = match parent {
             Some(parent) => (self.layers(parent)?, self.row(parent)?.depth),
             None => (Vec::new(), 0),
@@ -156,6 +168,7 @@ impl Snapshots<'_> {
                 size: None,
                 kind: Kind::Regular,
                 description: String::new(),
+                amends,
             },
             dir: Some(dir),
             upper,
@@ -172,19 +185,33 @@ impl Snapshots<'_> {
     /// # Errors
     /// [`Error::NotFound`] when one of them is not in the store.
     pub fn layers(&self, id: SnapshotId) -> Result<Vec<PathBuf>> {
-        Ok(self.chain(id)?.into_iter().map(|id| self.dir(id)).collect())
+        Ok(self.down(id)?.into_iter().map(|(id, _)| self.dir(id)).collect())
     }
 
-    /// The chain of `id`: itself first, the lowest last.
+    /// The chain of `id`: itself first, the lowest last; one snapshot for each layer of an image.
     pub fn chain(&self, id: SnapshotId) -> Result<Vec<SnapshotId>> {
+        Ok(self.down(id)?.into_iter().filter(|(_, amended)| !amended).map(|(id, _)| id).collect())
+    }
+
+    /// The folders that are together `id`'s own layer, top first: its own, and below it the one that it amends. What lies
+    /// in several of them is what the first says, directories are what is in any.
+    pub fn parts(&self, id: SnapshotId) -> Result<Vec<PathBuf>> {
+        let down = self.down(id)?;
+        let own = down.iter().skip(1).take_while(|(_, amended)| *amended).map(|(id, _)| *id);
+        Ok(std::iter::once(id).chain(own).map(|id| self.dir(id)).collect())
+    }
+
+    /// `id` and all beneath, top first, each with whether the one above amends it.
+    fn down(&self, id: SnapshotId) -> Result<Vec<(SnapshotId, bool)>> {
         let rows = self.0.0.meta.rows()?;
-        let mut chain = Vec::new();
-        let mut next = Some(id);
-        while let Some(id) = next {
-            chain.push(id);
-            next = rows.get(&table::SNAPSHOTS, &id)?.ok_or_else(|| not_found(id))?.parent;
+        let mut down = Vec::new();
+        let mut next = Some((id, false));
+        while let Some((id, amended)) = next {
+            down.push((id, amended));
+            let row = rows.get(&table::SNAPSHOTS, &id)?.ok_or_else(|| not_found(id))?;
+            next = row.parent.map(|parent| (parent, row.amends));
         }
-        Ok(chain)
+        Ok(down)
     }
 
     /// Whether `id` is in the store.
@@ -197,7 +224,7 @@ impl Snapshots<'_> {
         Ok(SnapshotInfo::new(id, self.row(id)?))
     }
 
-    /// The directory of `id`'s own layer. Nobody writes there.
+    /// The directory of what `id` itself wrote; see [`Snapshots::parts`] for all of its layer. Nobody writes there.
     pub fn dir(&self, id: SnapshotId) -> PathBuf {
         self.0.0.root.join(format::SNAPSHOTS).join(clock::id_text(id.0))
     }

@@ -8,6 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Doing, Error, Result};
 use crate::tree::scan::Scanned;
 
@@ -15,7 +17,7 @@ use crate::tree::scan::Scanned;
 const MAX_LINKS: usize = 40;
 
 /// What a path is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Kind {
     File,
@@ -352,6 +354,24 @@ fn descend(folders: &[PathBuf], name: &OsStr) -> Result<Option<Merged>> {
         }
     }
     Ok(found)
+}
+
+/// Names in the folders of one layer, sorted, each with where it lies, top first: see `Snapshots::parts`.
+pub(crate) fn names(folders: &[PathBuf]) -> Result<Vec<(OsString, Vec<PathBuf>)>> {
+    let mut all: BTreeMap<OsString, Vec<PathBuf>> = BTreeMap::new();
+    for folder in folders {
+        let entries = match fs::read_dir(folder) {
+            // Only a directory has something below it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotADirectory && folders.len() > 1 => continue,
+            entries => entries.doing("list", folder)?,
+        };
+        for entry in entries {
+            let name = entry.doing("list", folder)?.file_name();
+            let place = folder.join(&name);
+            all.entry(name).or_default().push(place);
+        }
+    }
+    Ok(all.into_iter().collect())
 }
 
 /// All entries of a merged directory.

@@ -12,7 +12,6 @@ mod lifecycle;
 mod owners;
 mod records;
 mod snapshots;
-mod speed;
 mod volumes;
 
 use std::path::Path;

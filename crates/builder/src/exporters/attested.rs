@@ -109,8 +109,9 @@ fn supplemented(export: &Export<'_>, image: &Image, attestation: &Attestation) -
         return Ok(attestation);
     }
     let snapshots = export.work.engine.store.snapshots();
-    let view = |id: &SnapshotId| View::of_layers(vec![snapshots.dir(*id)]);
-    let layers: Vec<_> = image.snapshots.iter().map(view).zip(image.layers.iter().cloned()).collect();
+    let view = |id: &SnapshotId| snapshots.parts(*id).map(View::of_layers);
+    let views = image.snapshots.iter().map(view).collect::<Result<Vec<_>, _>>()?;
+    let layers: Vec<_> = views.into_iter().zip(image.layers.iter().cloned()).collect();
     supplement::supplement(&mut attestation, &layers)?;
     Ok(attestation)
 }

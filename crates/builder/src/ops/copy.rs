@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use graph::pattern::{self, Patterns};
 use rustix::fs::Timespec;
-use store::tree::{Copied, Copies, Look};
+use store::tree::{Base, Copied, Copies, Look};
 use store::view::{Kind, Node, View};
 
 use super::{Doing, Error};
@@ -60,6 +60,8 @@ pub struct Copier<'a> {
     rules: &'a Rules,
     /// Copies of the source's files in earlier layers.
     earlier: Option<Look>,
+    /// The layer beneath has all of the source that it does not call changed.
+    base: Option<&'a Base>,
     notes: Notes,
     files: Vec<File>,
     planned: HashSet<PathBuf>,
@@ -77,6 +79,7 @@ impl<'a> Copier<'a> {
             canvas,
             rules,
             earlier: None,
+            base: None,
             notes: Notes::new(),
             files: Vec::new(),
             planned: HashSet::new(),
@@ -87,7 +90,12 @@ impl<'a> Copier<'a> {
 
     /// Files of the source that did not change are linked from `copies`. `notes` is what the layer holds of them already.
     pub fn with_copies(self, copies: Option<&Copies>, notes: Notes) -> Copier<'a> {
-        Copier { earlier: copies.map(Copies::look), notes, ..self }
+        Copier { earlier: copies.map(|copies| copies.look(notes.values())), notes, ..self }
+    }
+
+    /// Only what is not in `base`, onto which the canvas was made.
+    pub fn over(self, base: Option<&'a Base>) -> Copier<'a> {
+        Copier { base, ..self }
     }
 
     /// Copies `from` to `to`; a `to` that ends with `/` is a directory.
@@ -128,6 +136,10 @@ impl<'a> Copier<'a> {
             included &= !excluded;
         }
         let is_dir = node.kind == Kind::Dir;
+        // What the layer beneath has counts as not included: directories are then made where something in them is.
+        if !is_dir || !below.as_os_str().is_empty() {
+            included &= self.base.is_none_or(|base| base.is_changed(from));
+        }
         if !included && !is_dir {
             return Ok(());
         }
@@ -153,6 +165,9 @@ impl<'a> Copier<'a> {
             self.make_directory(&node, to, dress)?;
         }
         if excluded && !self.rules.exclude.as_ref().is_some_and(Patterns::has_exclusions) {
+            return Ok(());
+        }
+        if self.base.is_some_and(|base| !base.changed_below(from)) {
             return Ok(());
         }
         self.waiting.push((node, to.to_owned(), included));
@@ -231,6 +246,11 @@ impl<'a> Copier<'a> {
         attributes.mode = self.rules.mode.apply(attributes.mode, node.kind == Kind::Dir);
         attributes.time = self.rules.time.unwrap_or(attributes.time);
         attributes
+    }
+
+    /// How many files were collected and copied so far.
+    pub fn count(&self) -> usize {
+        self.planned.len()
     }
 
     /// Copies what was collected; returns what the layer holds now of the source's files.

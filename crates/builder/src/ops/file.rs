@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use graph::pattern::Patterns;
 use graph::wire::{self, file_action::Action, user_opt};
-use store::tree::Tree;
+use store::tree::{Base, Tree};
 use store::view::{Kind, View};
 use store::{Draft, SnapshotId, Store};
 
+use super::again::Again;
 use super::copy::{self, Copier, Notes, Rules};
 use super::mode::ModeChange;
 use super::{Doing, Error};
@@ -35,6 +36,8 @@ struct Layer {
     canvas: Canvas,
     /// The client's directory that was copied from last, and what the layer holds of its files.
     copied: Option<(Arc<Tree>, Notes)>,
+    /// How many files were copied into it.
+    files: usize,
 }
 
 /// What an action gave.
@@ -51,6 +54,10 @@ struct Work<'a> {
     inputs: &'a [Input],
     states: Vec<State>,
     cancelled: &'a dyn Fn() -> bool,
+    /// It may have been done before.
+    again: Option<Again>,
+    /// Then what it gave, to be amended.
+    base: Option<Base>,
 }
 
 /// An operation that failed.
@@ -79,7 +86,9 @@ pub fn run(
     name: &str,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Vec<Option<SnapshotId>>, Box<Failed>> {
-    let mut work = Work { store, inputs, states: Vec::new(), cancelled };
+    let again = Again::of(op, inputs);
+    let base = again.as_ref().and_then(Again::base);
+    let mut work = Work { store, inputs, states: Vec::new(), cancelled, again, base };
     for (i, action) in op.actions.iter().enumerate() {
         if cancelled() {
             return Err(Error::Cancelled.into());
@@ -146,6 +155,8 @@ impl Work<'_> {
         if let Error::Cancelled = error {
             return error.into();
         }
+        // What is not whole is no base for later.
+        self.again = None;
         let mut left = vec![None; actions];
         for (action, slot) in left.iter_mut().enumerate().take(failed + 1) {
             if !matches!(self.states[action], State::Taken) {
@@ -172,10 +183,14 @@ impl Work<'_> {
                 State::Taken => return Err(malformed(format!("the result of action {i} is used twice"))),
             },
         };
-        let mut draft = self.store.snapshots().begin(parent)?;
+        let snapshots = self.store.snapshots();
+        let mut draft = match &self.base {
+            Some(base) => snapshots.amend(base.id)?,
+            None => snapshots.begin(parent)?,
+        };
         draft.describe(store::Kind::Regular, name);
         let canvas = Canvas::new(&draft)?;
-        Ok(Layer { draft, canvas, copied: None })
+        Ok(Layer { draft, canvas, copied: None, files: 0 })
     }
 
     /// Commits what an action gave.
@@ -186,9 +201,12 @@ impl Work<'_> {
                 layer.canvas.finish()?;
                 layer.draft.describe(store::Kind::Regular, name);
                 let made = layer.draft.commit()?;
-                if let Some((tree, notes)) = layer.copied
+                if let (Some(again), Some(_)) = (&self.again, &self.base) {
+                    again.amended(layer.files)?;
+                } else if let Some((tree, notes)) = layer.copied
                     && let Some(copies) = tree.copies()
                 {
+                    self.again.as_ref().map_or(Ok(()), |again| again.note(made, &notes))?;
                     copies.note(made, notes)?;
                 }
                 self.states[action] = State::Closed(Some(made));
@@ -263,9 +281,12 @@ impl Work<'_> {
                 notes.clear();
                 continue;
             }
-            let copies = tree.as_ref().and_then(|tree| tree.copies());
-            let mut copier = Copier::new(&source, &mut layer.canvas, &rules).with_copies(copies, notes);
+            // Few files change: they are copied without a look at all the copies that there are.
+            let copies = tree.as_ref().and_then(|tree| tree.copies()).filter(|_| self.base.is_none());
+            let copier = Copier::new(&source, &mut layer.canvas, &rules).with_copies(copies, notes);
+            let mut copier = copier.over(self.base.as_ref());
             copier.copy(&path, &to)?;
+            layer.files += copier.count();
             notes = copier.finish()?;
         }
         layer.copied = tree.map(|tree| (tree, notes));

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub mod again;
 pub mod agent;
 pub mod copy;
 pub mod exec;

@@ -54,8 +54,9 @@ pub fn diff(
 fn lay(store: &Store, parent: Option<SnapshotId>, layer: SnapshotId, name: &str) -> Result<SnapshotId, Error> {
     let mut draft = store.snapshots().begin(parent)?;
     draft.describe(store::Kind::Regular, name);
-    let from = store.snapshots().dir(layer);
-    link_tree(&from, draft.upper(), &mut HashMap::new())?;
+    for part in store.snapshots().parts(layer)?.into_iter().rev() {
+        link_tree(&part, draft.upper(), &mut HashMap::new())?;
+    }
     let made = draft.commit()?;
     let known = store.layer_blobs().get(layer)?;
     if let (Some(diff_id), Some(size)) = (known.diff_id, known.diff_size) {
@@ -67,17 +68,30 @@ fn lay(store: &Store, parent: Option<SnapshotId>, layer: SnapshotId, name: &str)
     Ok(made)
 }
 
-/// Makes `to` (an empty directory) the same as `from`; files are linked. Whiteouts and opaque marks go along.
+/// Lays `from` over `to`, which is empty or an earlier part of the same layer; files are linked. Whiteouts and opaque marks go
+/// along.
 pub fn link_tree(from: &Path, to: &Path, copied: &mut HashMap<(u64, u64), std::path::PathBuf>) -> Result<(), Error> {
     for entry in std::fs::read_dir(from).doing("list", from)? {
         let entry = entry.doing("list", from)?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));
         let data = std::fs::symlink_metadata(&source).doing("look at", &source)?;
         if data.is_dir() {
-            std::fs::create_dir(&target).doing("make", &target)?;
+            match std::fs::create_dir(&target) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                made => made.doing("make", &target)?,
+            }
             link_tree(&source, &target, copied)?;
             dress(&source, &target, &data)?;
-        } else if std::fs::hard_link(&source, &target).is_err() {
+            continue;
+        }
+        let linked = match std::fs::hard_link(&source, &target) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                std::fs::remove_file(&target).doing("replace", &target)?;
+                std::fs::hard_link(&source, &target)
+            }
+            linked => linked,
+        };
+        if linked.is_err() {
             copy_one(&source, &target, &data, copied)?;
         }
     }

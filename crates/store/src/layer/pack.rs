@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::write::{self, Entry, Type};
 use super::{Packed, Recipe, compress};
@@ -20,14 +20,14 @@ pub fn pack(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Packed> {
     if let Some(found) = find(store, id, recipe)? {
         return Ok(found);
     }
-    let folder = store.snapshots().dir(id);
+    let folders = store.snapshots().parts(id)?;
     let writer = store.blobs().writer()?;
     let packed = compress::stream(recipe.compression, writer, |out| {
         let mut walk = Walk { out, clamp: recipe.clamp, names: HashMap::new() };
-        walk.folder(&folder, b"")?;
+        walk.folder(&folders, b"")?;
         write::end(walk.out)
     });
-    let (writer, plain) = packed.doing("pack the layer", &folder)?;
+    let (writer, plain) = packed.doing("pack the layer", &folders[0])?;
     let blob = writer.commit(None)?;
     let media_type = recipe.media_type().to_owned();
     let layers = store.layer_blobs();
@@ -64,19 +64,15 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn folder(&mut self, folder: &Path, below: &[u8]) -> io::Result<()> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            names.push(entry?.file_name());
-        }
-        names.sort();
-        for name in names {
-            self.entry(&folder.join(&name), &name, below)?;
+    fn folder(&mut self, folders: &[PathBuf], below: &[u8]) -> io::Result<()> {
+        for (name, places) in view::names(folders).map_err(io::Error::other)? {
+            self.entry(&places, &name, below)?;
         }
         Ok(())
     }
 
-    fn entry(&mut self, at: &Path, name: &OsStr, below: &[u8]) -> io::Result<()> {
+    fn entry(&mut self, places: &[PathBuf], name: &OsStr, below: &[u8]) -> io::Result<()> {
+        let at = places[0].as_path();
         let data = fs::symlink_metadata(at)?;
         if is_whiteout(&data) {
             return self.mark(&[below, b".wh.", name.as_bytes()].concat(), &data);
@@ -93,10 +89,10 @@ impl Walk<'_> {
         if kind.is_dir() {
             path.push(b'/');
             self.header(at, &path, Type::Dir, &data, b"", 0)?;
-            if is_opaque(at) {
+            if places.iter().any(|place| is_opaque(place)) {
                 self.mark(&[path.as_slice(), b".wh..wh..opq"].concat(), &data)?;
             }
-            return self.folder(at, &path);
+            return self.folder(places, &path);
         }
         if kind.is_symlink() {
             let link = fs::read_link(at)?;

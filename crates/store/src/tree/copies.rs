@@ -1,7 +1,7 @@
 //! Where layers of the store hold copies of a client's files, so that a file which did not change is linked from an
 //! earlier layer instead of being read and written again. Only a hint: a copy that is gone is made anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use crate::{SnapshotId, Store, format};
 /// A file as it was when it was read, and the attributes that its copy got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Copied {
-    stat: Stat,
+    pub(super) stat: Stat,
     mode: u32,
     uid: u32,
     gid: u32,
@@ -30,9 +30,11 @@ type Known = HashMap<Copied, (SnapshotId, String)>;
 
 /// The copies of one scanned directory's files. Read from disk when they are first asked for.
 pub struct Copies {
-    store: Store,
-    path: PathBuf,
-    scanned: Arc<Scanned>,
+    pub(super) store: Store,
+    pub(super) path: PathBuf,
+    pub(super) scanned: Arc<Scanned>,
+    /// When the scan began.
+    pub(super) began: Moment,
     known: Mutex<Option<Arc<Known>>>,
 }
 
@@ -41,17 +43,20 @@ pub struct Look {
     store: Store,
     known: Arc<Known>,
     began: Moment,
+    /// Files that the layer has: one with two names is no hard link in it, however the client has it.
+    taken: Mutex<HashSet<Copied>>,
 }
 
 impl Copies {
-    pub(super) fn new(store: &Store, name: &Digest, scanned: Arc<Scanned>) -> Copies {
+    pub(super) fn new(store: &Store, name: &Digest, scanned: Arc<Scanned>, began: Moment) -> Copies {
         let path = store.root().join(format::SCANS).join(format!("{}.copies", name.hex()));
-        Copies { store: store.clone(), path, scanned, known: Mutex::default() }
+        Copies { store: store.clone(), path, scanned, began, known: Mutex::default() }
     }
 
-    /// The copies as they are known now.
-    pub fn look(&self) -> Look {
-        Look { store: self.store.clone(), known: self.known(), began: Moment::now() }
+    /// The copies as they are known now, for a layer that has `there` of them already.
+    pub fn look<'a>(&self, there: impl Iterator<Item = &'a Copied>) -> Look {
+        let taken = Mutex::new(there.copied().collect());
+        Look { store: self.store.clone(), known: self.known(), began: Moment::now(), taken }
     }
 
     /// Notes the copies that the layer `id` holds, each by its path there. Copies of what the directory no longer has are
@@ -90,6 +95,9 @@ impl Look {
     /// Links the copy to `to`, if there is one.
     pub fn link(&self, wanted: &Copied, to: &Path) -> bool {
         let Some((id, path)) = self.known.get(wanted) else { return false };
+        if !self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(*wanted) {
+            return false;
+        }
         // It may be gone with its layer, or have as many names as the file system allows.
         let copy = self.store.snapshots().dir(*id).join(path);
         fs::hard_link(copy, to).is_ok()

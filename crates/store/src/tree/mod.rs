@@ -2,6 +2,7 @@
 //! step that reads them is cached. Trees are a client's directory, scanned in place, or layers of the store.
 //! It reads, and never changes what it reads.
 
+mod base;
 mod copies;
 mod follow;
 mod header;
@@ -18,11 +19,13 @@ use oci::{Digest, Hasher};
 use solver::key::Selection;
 use solver::{FileEntry, Files};
 
-use crate::error::{Doing, Result};
-use crate::view::{Kind, Node, View, is_opaque, not_found};
+use crate::error::Result;
+use crate::view::{self, Kind, Node, View, is_opaque, not_found};
 use crate::{SnapshotId, Store, format};
+pub use base::Base;
 pub use copies::{Copied, Copies, Look};
 pub use scan::Filter;
+use index::Moment;
 use scan::{Entry, Scanned};
 
 /// A look at the part of a directory that `wanted` names. No file is read, and nothing is kept.
@@ -47,10 +50,11 @@ impl Tree {
         let name = Digest::of(format!("{identity}\0{wanted:?}").as_bytes());
         let folder = store.root().join(format::SCANS);
         let index = index::Index::open(folder.join(name.hex()));
+        let began = Moment::now();
         let (scanned, count) = scan::scan(root, wanted, index, &store.root().join(format::TMP))?;
         let scanned = Arc::new(scanned);
         let view = View::of_scanned(scanned.clone());
-        let copies = Some(Copies::new(store, &name, scanned.clone()));
+        let copies = Some(Copies::new(store, &name, scanned.clone(), began));
         Ok(Tree { view, scanned: Some(scanned), copies, known: Mutex::default(), count })
     }
 
@@ -240,25 +244,19 @@ impl Tree {
 /// tree out of the same parent.
 pub fn layer_digest(store: &Store, id: SnapshotId) -> Result<Digest> {
     let mut hasher = Hasher::new();
-    layer_folder(&store.snapshots().dir(id), &mut hasher)?;
+    layer_folder(&store.snapshots().parts(id)?, &mut hasher)?;
     Ok(hasher.finish())
 }
 
-fn layer_folder(folder: &Path, hasher: &mut Hasher) -> Result<()> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).doing("list", folder)? {
-        names.push(entry.doing("list", folder)?.file_name());
-    }
-    names.sort();
-    hasher.update([u8::from(is_opaque(folder))]);
-    for name in names {
-        let path = folder.join(&name);
-        let node = Node::at(&name, path.clone())?;
+fn layer_folder(folders: &[PathBuf], hasher: &mut Hasher) -> Result<()> {
+    hasher.update([u8::from(folders.iter().any(|folder| is_opaque(folder)))]);
+    for (name, places) in view::names(folders)? {
+        let node = Node::at(&name, places[0].clone())?;
         hasher.update([1]);
         hasher.update(name.as_bytes());
         hasher.update(header::digest(&node)?.text());
         if node.kind == Kind::Dir {
-            layer_folder(&path, hasher)?;
+            layer_folder(&places, hasher)?;
             hasher.update([2]);
         }
     }

@@ -41,7 +41,7 @@ pub struct Entry {
     pub mtime: i64,
     pub rdev: u64,
     pub link: PathBuf,
-    stat: Stat,
+    pub stat: Stat,
     /// Of its header, and of a file's content.
     pub digest: Option<Digest>,
     /// Sorted by name.
@@ -51,7 +51,7 @@ pub struct Entry {
 /// A scanned directory.
 #[derive(Debug)]
 pub struct Scanned {
-    base: PathBuf,
+    pub base: PathBuf,
     pub top: Entry,
 }
 
