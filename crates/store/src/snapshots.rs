@@ -1,5 +1,6 @@
 //! Snapshots: one overlay layer each, with a chain of parents. A draft is the writable upper of one; committing renames it
-//! into place and notes it. A committed layer never changes. Mounting is not done here: `layers` gives overlay's order.
+//! into place and notes it. A committed layer never changes, but another may amend it: both are then one layer of an image.
+//! Mounting is not done here: `layers` gives overlay's order.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -43,7 +43,7 @@ fn a_store_of_another_format_is_refused_by_name() {
     for text in ["larder store 99\n", "what"] {
         std::fs::write(root.path().join("format"), text).unwrap();
         let error = Store::open(root.path(), Options::default()).err().unwrap();
-        assert!(matches!(error, Error::Version { expected: 1, .. }), "{error}");
+        assert!(matches!(error, Error::Version { expected: 2, .. }), "{error}");
         assert!(error.to_string().contains("format"), "{error}");
     }
 }
