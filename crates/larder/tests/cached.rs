@@ -242,7 +242,8 @@ fn a_changed_file_among_many_gives_what_a_whole_copy_gives() {
     kitchen.write("src/d1/f1", "last");
     same("a file less", 3);
     kitchen.write("src/d1/f1", "in a process");
-    kitchen.write("Dockerfile", &format!("{copies}RUN cat /w/*/* > /all && cat /linked/*/* > /more && cmp /all /more\n"));
+    kitchen
+        .write("Dockerfile", &format!("{copies}RUN cat /w/*/* > /all && cat /linked/*/* > /more && cmp /all /more\n"));
     let all = std::fs::read_to_string(kitchen.files(&[]).join("all")).unwrap();
     assert!(all.contains("in a process") && all.contains("file 299") && !all.contains("last"), "{all}");
     // The earlier layer is needed as long as what amends it, and no longer.

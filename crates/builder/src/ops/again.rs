@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use graph::wire::{self, file_action::Action};
 use oci::Digest;
-use store::tree::{Base, Tree};
 use store::SnapshotId;
+use store::tree::{Base, Tree};
 
 use super::file::Input;
 

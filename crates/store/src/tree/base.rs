@@ -72,8 +72,12 @@ impl Copies {
         }
         let mut compare = Compare { was: was.into_iter(), changed: HashSet::new(), above: HashSet::new() };
         let alike = compare.walk(&self.scanned.top, &mut PathBuf::from("/"), 0);
-        (alike && compare.was.next().is_none())
-            .then_some(Base { id, changed: compare.changed, above: compare.above, _lease: lease })
+        (alike && compare.was.next().is_none()).then_some(Base {
+            id,
+            changed: compare.changed,
+            above: compare.above,
+            _lease: lease,
+        })
     }
 
     /// Notes that the layer `id` on `parent` is what `copy` makes of the directory as it was scanned; `notes` are the files

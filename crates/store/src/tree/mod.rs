@@ -24,8 +24,8 @@ use crate::view::{self, Kind, Node, View, is_opaque, not_found};
 use crate::{SnapshotId, Store, format};
 pub use base::Base;
 pub use copies::{Copied, Copies, Look};
-pub use scan::Filter;
 use index::Moment;
+pub use scan::Filter;
 use scan::{Entry, Scanned};
 
 /// A look at the part of a directory that `wanted` names. No file is read, and nothing is kept.
