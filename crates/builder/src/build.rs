@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::BoxFuture;
 use graph::{Edge, Graph, Kind};
 use oci::{Descriptor, Digest, Platform, Reference};
 use solver::Cause;
@@ -22,6 +23,10 @@ use crate::sources::image::{self, ResolveMode, Resolved};
 use crate::sources::oci_layout;
 use crate::sources::remote::{self, Remote};
 use crate::{Engine, Error, Events, Live, Work, exporters, session};
+
+/// A phase of a build that goes on. Boxed here, so that its code is compiled in this crate and not once more in each that
+/// awaits it.
+pub type Doing<'a, T> = BoxFuture<'a, Result<T, Error>>;
 
 /// What is wanted.
 #[derive(Clone, Debug, Default)]
@@ -112,16 +117,13 @@ pub struct Build {
 }
 
 /// Builds in one go.
-pub async fn build(
-    engine: &Arc<Engine>,
-    session: session::Shared,
-    events: Events,
-    request: Request,
-) -> Result<Response, Error> {
-    let build = Build::begin(engine, session, events, request)?;
-    let outcome = build.run().await;
-    build.finish(&outcome)?;
-    outcome
+pub fn build(engine: &Arc<Engine>, session: session::Shared, events: Events, request: Request) -> Doing<'_, Response> {
+    Box::pin(async move {
+        let build = Build::begin(engine, session, events, request)?;
+        let outcome = build.run().await;
+        build.finish(&outcome)?;
+        outcome
+    })
 }
 
 impl Build {
@@ -159,13 +161,15 @@ impl Build {
     }
 
     /// The Dockerfile frontend with its attributes, then everything up to the outputs.
-    pub async fn run(&self) -> Result<Response, Error> {
-        let made = self.make().await;
-        if made.is_err() {
-            // What succeeded is not lost, and the failure is what counts.
-            let _shown = self.export_caches(false).await;
-        }
-        self.export(made?).await
+    pub fn run(&self) -> Doing<'_, Response> {
+        Box::pin(async move {
+            let made = self.make().await;
+            if made.is_err() {
+                // What succeeded is not lost, and the failure is what counts.
+                let _shown = self.export_caches(false).await;
+            }
+            self.export(made?).await
+        })
     }
 
     async fn make(&self) -> Result<Vec<Built>, Error> {
@@ -197,40 +201,42 @@ impl Build {
 
     /// Graphs of the client's Dockerfile, one a platform, if its language is the built-in one. Of them nothing is run yet. `inputs` are graphs that
     /// contexts may name.
-    pub async fn dockerfile(
-        &self,
-        attributes: &BTreeMap<String, String>,
-        inputs: &BTreeMap<String, Arc<Graph>>,
-    ) -> Result<Made, Error> {
-        Frontend::new(self, attributes, inputs).await?.targets().await
+    pub fn dockerfile<'a>(
+        &'a self,
+        attributes: &'a BTreeMap<String, String>,
+        inputs: &'a BTreeMap<String, Arc<Graph>>,
+    ) -> Doing<'a, Made> {
+        Box::pin(async move { Frontend::new(self, attributes, inputs).await?.targets().await })
     }
 
     /// The frontend's answer to a question that builds nothing, by the names of its metadata; `None` when it does not
     /// know the question.
-    pub async fn question(
-        &self,
-        name: &str,
-        attributes: &BTreeMap<String, String>,
-        inputs: &BTreeMap<String, Arc<Graph>>,
-    ) -> Result<Option<questions::Answer>, Error> {
-        questions::answer(self, name, attributes, inputs).await
+    pub fn question<'a>(
+        &'a self,
+        name: &'a str,
+        attributes: &'a BTreeMap<String, String>,
+        inputs: &'a BTreeMap<String, Arc<Graph>>,
+    ) -> Doing<'a, Option<questions::Answer>> {
+        Box::pin(async move { questions::answer(self, name, attributes, inputs).await })
     }
 
     /// The result of a graph's head, whatever it takes.
-    pub async fn evaluate(&self, graph: &Arc<Graph>) -> Result<Held, Error> {
-        let Some(head) = graph.head else { return Ok(Held::scratch()) };
-        refuse(graph, &self.request.entitlements)?;
-        let graph = Arc::new(graph.below(head));
-        self.empty_volumes(&graph)?;
-        loop {
-            let held = self.evaluate_once(&graph, head).await?;
-            let Live::Remote(remote) = &held.live else { return Ok(held) };
-            // What an output needs is brought now: what is lost elsewhere can still be made here.
-            let written = self.request.outputs.iter().any(|output| output.kind != "cacheonly");
-            if !written || remote.fetch(&self.work(head.vertex)?).await.is_ok() || remote.lost().is_none() {
-                return Ok(held);
+    pub fn evaluate<'a>(&'a self, graph: &'a Arc<Graph>) -> Doing<'a, Held> {
+        Box::pin(async move {
+            let Some(head) = graph.head else { return Ok(Held::scratch()) };
+            refuse(graph, &self.request.entitlements)?;
+            let graph = Arc::new(graph.below(head));
+            self.empty_volumes(&graph)?;
+            loop {
+                let held = self.evaluate_once(&graph, head).await?;
+                let Live::Remote(remote) = &held.live else { return Ok(held) };
+                // What an output needs is brought now: what is lost elsewhere can still be made here.
+                let written = self.request.outputs.iter().any(|output| output.kind != "cacheonly");
+                if !written || remote.fetch(&self.work(head.vertex)?).await.is_ok() || remote.lost().is_none() {
+                    return Ok(held);
+                }
             }
-        }
+        })
     }
 
     /// Steps that do not use the cache find nothing in their volumes either, once a build.
@@ -277,17 +283,19 @@ impl Build {
 
     /// Writes every output, with the attestations that are wanted, then every cache: what was built is kept even if an
     /// output can't be written.
-    pub async fn export(&self, results: Vec<Built>) -> Result<Response, Error> {
-        let written = self.export_outputs(results).await;
-        let mut response = match written {
-            Ok(response) => response,
-            Err(error) => {
-                let _shown = self.export_caches(true).await;
-                return Err(error);
-            }
-        };
-        self.export_to(&mut response).await?;
-        Ok(response)
+    pub fn export(&self, results: Vec<Built>) -> Doing<'_, Response> {
+        Box::pin(async move {
+            let written = self.export_outputs(results).await;
+            let mut response = match written {
+                Ok(response) => response,
+                Err(error) => {
+                    let _shown = self.export_caches(true).await;
+                    return Err(error);
+                }
+            };
+            self.export_to(&mut response).await?;
+            Ok(response)
+        })
     }
 
     async fn export_outputs(&self, mut results: Vec<Built>) -> Result<Response, Error> {
@@ -320,25 +328,29 @@ impl Build {
     }
 
     /// What an image reference names now for a platform; `mode` is `default`, `pull` or `local`.
-    pub async fn image(&self, reference: &Reference, platform: &Platform, mode: &str) -> Result<Resolved, Error> {
-        let name = format!("[internal] load metadata for {reference}");
-        let task = self.events.begin(&format!("{reference} {platform}"), &name);
-        let resolved = image::resolve(&self.work(task.step)?, reference, platform, ResolveMode::parse(mode)).await;
-        task.finish(resolved)
+    pub fn image<'a>(&'a self, reference: &'a Reference, platform: &'a Platform, mode: &'a str) -> Doing<'a, Resolved> {
+        Box::pin(async move {
+            let name = format!("[internal] load metadata for {reference}");
+            let task = self.events.begin(&format!("{reference} {platform}"), &name);
+            let resolved = image::resolve(&self.work(task.step)?, reference, platform, ResolveMode::parse(mode)).await;
+            task.finish(resolved)
+        })
     }
 
     /// What an image of a layout on the client's side is; `reference` is `@digest`.
-    pub async fn layout(
-        &self,
-        session: &str,
-        layout: &str,
-        reference: &str,
-        platform: &Platform,
-    ) -> Result<Resolved, Error> {
-        let name = format!("[internal] load metadata for oci-layout://{layout}{reference}");
-        let task = self.events.begin(&format!("{name} {platform}"), &name);
-        let work = self.work(task.step)?;
-        task.finish(oci_layout::resolve(&work, session, layout, reference, platform).await)
+    pub fn layout<'a>(
+        &'a self,
+        session: &'a str,
+        layout: &'a str,
+        reference: &'a str,
+        platform: &'a Platform,
+    ) -> Doing<'a, Resolved> {
+        Box::pin(async move {
+            let name = format!("[internal] load metadata for oci-layout://{layout}{reference}");
+            let task = self.events.begin(&format!("{name} {platform}"), &name);
+            let work = self.work(task.step)?;
+            task.finish(oci_layout::resolve(&work, session, layout, reference, platform).await)
+        })
     }
 
     /// When a source was made, in seconds since 1970.
@@ -351,28 +363,32 @@ impl Build {
     }
 
     /// What a source of git's or of the web's is now; `None` for another. `objects`: with what git keeps of a commit.
-    pub async fn remote(
-        &self,
-        identifier: &str,
+    pub fn remote<'a>(
+        &'a self,
+        identifier: &'a str,
         attrs: BTreeMap<String, String>,
         objects: bool,
-    ) -> Result<Option<Remote>, Error> {
-        let (graph, name) = lone(identifier, attrs)?;
-        let Some(vertex) = graph.vertices().next() else { return Ok(None) };
-        let task = self.events.begin(&format!("metadata of {identifier}"), &name);
-        let found = async { remote::look(&self.work(task.step)?, vertex, objects).await }.await;
-        task.finish(found)
+    ) -> Doing<'a, Option<Remote>> {
+        Box::pin(async move {
+            let (graph, name) = lone(identifier, attrs)?;
+            let Some(vertex) = graph.vertices().next() else { return Ok(None) };
+            let task = self.events.begin(&format!("metadata of {identifier}"), &name);
+            let found = async { remote::look(&self.work(task.step)?, vertex, objects).await }.await;
+            task.finish(found)
+        })
     }
 
     /// The files of a result, for reading.
-    pub async fn view(&self, result: &Held) -> Result<View, Error> {
-        if let Live::Local(tree) = &result.live {
-            return Ok(tree.scanned.view());
-        }
-        let tree = result.live.snapshot(&self.work(Digest::of(b"view"))?).await?;
-        Ok(match tree {
-            Some(id) => View::of_layers(self.engine.store.snapshots().layers(id)?),
-            None => View::empty(),
+    pub fn view<'a>(&'a self, result: &'a Held) -> Doing<'a, View> {
+        Box::pin(async move {
+            if let Live::Local(tree) = &result.live {
+                return Ok(tree.scanned.view());
+            }
+            let tree = result.live.snapshot(&self.work(Digest::of(b"view"))?).await?;
+            Ok(match tree {
+                Some(id) => View::of_layers(self.engine.store.snapshots().layers(id)?),
+                None => View::empty(),
+            })
         })
     }
 

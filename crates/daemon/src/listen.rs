@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use proto::bridge::llb_bridge_server::LlbBridgeServer;
 use proto::content::ContentServer;
 use proto::control::control_server::ControlServer;
@@ -199,15 +200,27 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let (tell, told) = watch::channel(false);
-    let serving = doors.into_iter().map(|door| door.serve(daemon.clone(), guard.clone(), told.clone()));
-    let serving = futures_util::future::try_join_all(serving);
-    tokio::pin!(serving);
+    let mut serving = behind(daemon, doors, guard, told);
     tokio::select! {
-        served = &mut serving => return served.map(drop),
+        served = &mut serving => return served,
         () = stop => {}
     }
     tell.send_replace(true);
-    serving.await.map(drop)
+    serving.await
+}
+
+/// Boxed, so that the code of all services is compiled in this crate and not in the one that calls [`serve`].
+fn behind(
+    daemon: Daemon,
+    doors: Vec<Door>,
+    guard: &Guard,
+    told: watch::Receiver<bool>,
+) -> BoxFuture<'static, Result<(), Error>> {
+    let guard = guard.clone();
+    Box::pin(async move {
+        let serving = doors.into_iter().map(|door| door.serve(daemon.clone(), guard.clone(), told.clone()));
+        futures_util::future::try_join_all(serving).await.map(drop)
+    })
 }
 
 /// What `serving` comes to, unless `overdue` is ready before.

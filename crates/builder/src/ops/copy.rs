@@ -41,6 +41,9 @@ pub struct Rules {
 /// Files that one thread takes at a time: neighbours lie in one folder, which takes one new entry at a time.
 const STRETCH: usize = 64;
 
+/// Files that are collected before they are copied on all cores.
+const COLLECTED: usize = 64 * STRETCH;
+
 /// A file that is to be copied.
 struct File {
     node: Node,
@@ -235,7 +238,8 @@ impl<'a> Copier<'a> {
         let attributes = self.attributes(&node);
         let link = self.rules.link && node.kind == Kind::File && same(&attributes, &Attributes::of(&node));
         self.files.push(File { node, to: place, path: to.to_owned(), attributes, link });
-        Ok(())
+        // A directory of any size takes no more memory than this many files.
+        if self.files.len() >= COLLECTED { self.write_files() } else { Ok(()) }
     }
 
     fn attributes(&self, node: &Node) -> Attributes {

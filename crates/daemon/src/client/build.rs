@@ -10,6 +10,7 @@ use builder::session::Shared;
 use builder::{Error, Events};
 use std::future::ready;
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt, stream};
 use oci::Digest;
 use proto::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, StatusRequest};
@@ -144,30 +145,33 @@ impl Client {
         }
     }
 
-    async fn run(
-        &self,
+    // Boxed, so that its code is compiled in this crate and not in every one that builds.
+    fn run<'a>(
+        &'a self,
         offered: Offered,
         request: SolveRequest,
-        events: &Events,
-    ) -> Result<BTreeMap<String, String>, Status> {
-        let id = request.r#ref.clone();
-        let session = session(&id);
-        let _session = self.open(&session, offered).await?;
-        let request = SolveRequest { session, ..request };
-        let mut control = self.control();
-        let shown = self.show(&id, events);
-        tokio::pin!(shown);
-        let solving = control.solve(request);
-        tokio::pin!(solving);
-        let solved = tokio::select! {
-            solved = &mut solving => {
-                // Everything that happened is shown before the end.
-                let _ = tokio::time::timeout(super::PATIENCE, shown).await;
-                solved
-            }
-            () = &mut shown => solving.await,
-        };
-        Ok(solved?.into_inner().exporter_response.into_iter().collect())
+        events: &'a Events,
+    ) -> BoxFuture<'a, Result<BTreeMap<String, String>, Status>> {
+        Box::pin(async move {
+            let id = request.r#ref.clone();
+            let session = session(&id);
+            let _session = self.open(&session, offered).await?;
+            let request = SolveRequest { session, ..request };
+            let mut control = self.control();
+            let shown = self.show(&id, events);
+            tokio::pin!(shown);
+            let solving = control.solve(request);
+            tokio::pin!(solving);
+            let solved = tokio::select! {
+                solved = &mut solving => {
+                    // Everything that happened is shown before the end.
+                    let _ = tokio::time::timeout(super::PATIENCE, shown).await;
+                    solved
+                }
+                () = &mut shown => solving.await,
+            };
+            Ok(solved?.into_inner().exporter_response.into_iter().collect())
+        })
     }
 
     /// Opens a session that lives as long as the answer.

@@ -29,6 +29,7 @@ pub fn run(root: &Root, flags: &Flags) -> Result<(), Failure> {
     }
     plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let kind = if flags.quiet { Kind::Quiet } else { Kind::parse(&flags.progress).map_err(Failure::usage)? };
+    ::daemon::syscall::keep_heap_small();
     let place = Place::find(root, &flags.at)?;
     let progress = Progress::start(kind);
     let events = progress.events();
