@@ -65,8 +65,7 @@ pub struct Response {
     /// BuildKit's exporter response: `containerimage.digest`, `containerimage.config.digest`,
     /// `containerimage.descriptor`, `image.name` …
     pub exporter: BTreeMap<String, String>,
-    /// How each result was built, by its name (empty for the only one): v0.2 predicates without operations and times, as
-    /// buildx writes them into a metadata file.
+    /// How each result was built, by its name (empty for the only one), as its history tells it: predicates of SLSA v1.
     pub provenance: BTreeMap<String, serde_json::Value>,
     /// For each written cache its manifest, in the order of the request; `None` where there was nothing to write.
     pub caches: Vec<Option<Descriptor>>,
@@ -126,6 +125,33 @@ pub fn build(engine: &Arc<Engine>, session: session::Shared, events: Events, req
     })
 }
 
+/// Asks the Dockerfile frontend what builds nothing (its attribute `requestid`), and keeps no history of it.
+pub fn ask(
+    engine: &Arc<Engine>,
+    session: session::Shared,
+    events: Events,
+    request: Request,
+) -> Doing<'_, questions::Answer> {
+    Box::pin(async move {
+        let build = Build::begin(engine, session, events, Request { internal: true, ..request })?;
+        let Request { attributes, inputs, .. } = build.request();
+        let question = attributes.get("requestid").map(String::as_str).unwrap_or_default();
+        match build.question(question, attributes, inputs).await? {
+            questions::Answered::Told(answer) => Ok(answer),
+            questions::Answered::Elsewhere(image) => Err(elsewhere(&image.line)),
+            questions::Answered::Unknown => {
+                let name = question.trim_start_matches("frontend.");
+                Err(Error::Request(format!("the Dockerfile frontend knows no question `{name}`")))
+            }
+        }
+    })
+}
+
+/// Where a frontend in an image would have to run.
+fn elsewhere(line: &str) -> Error {
+    Error::Request(format!("the Dockerfile is for the frontend {line}: frontends in images run in `larder daemon`"))
+}
+
 impl Build {
     /// Starts a build and its history.
     pub fn begin(
@@ -176,11 +202,7 @@ impl Build {
         let (attributes, inputs) = (&self.request.attributes, &self.request.inputs);
         let targets = match self.dockerfile(attributes, inputs).await? {
             Made::Targets(targets) => targets,
-            Made::Elsewhere { line, .. } => {
-                let text =
-                    format!("the Dockerfile is for the frontend {line}: frontends in images run in `larder daemon`");
-                return Err(Error::Request(text));
-            }
+            Made::Elsewhere(image) => return Err(elsewhere(&image.line)),
         };
         let origin = Arc::new(self.origin(Some(self.call("dockerfile.v0", attributes, inputs))));
         let several = targets.len() > 1;
@@ -209,14 +231,13 @@ impl Build {
         Box::pin(async move { Frontend::new(self, attributes, inputs).await?.targets().await })
     }
 
-    /// The frontend's answer to a question that builds nothing, by the names of its metadata; `None` when it does not
-    /// know the question.
+    /// The frontend's answer to a question that builds nothing.
     pub fn question<'a>(
         &'a self,
         name: &'a str,
         attributes: &'a BTreeMap<String, String>,
         inputs: &'a BTreeMap<String, Arc<Graph>>,
-    ) -> Doing<'a, Option<questions::Answer>> {
+    ) -> Doing<'a, questions::Answered> {
         Box::pin(async move { questions::answer(self, name, attributes, inputs).await })
     }
 

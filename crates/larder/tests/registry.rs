@@ -13,13 +13,13 @@ use oci::Digest;
 use crate::kitchen::{Kitchen, Ran};
 
 /// A registry of its own process.
-struct Serving {
+pub struct Serving {
     child: Child,
-    host: String,
+    pub host: String,
 }
 
 impl Serving {
-    fn start(root: &Path, more: &[&str]) -> Serving {
+    pub fn start(root: &Path, more: &[&str]) -> Serving {
         let mut command = Command::new(env!("CARGO_BIN_EXE_larder"));
         command.args(["registry", "--addr", "127.0.0.1:0", "--root"]).arg(root).args(more);
         Serving::of(command)
@@ -113,9 +113,8 @@ fn skopeo_and_buildah_push_and_pull() {
 fn skopeo_logs_in_over_tls() {
     let Some(kitchen) = Kitchen::new() else { return };
     let Some((certificate, key)) = testkit::tls::certificate(&kitchen.path("context")) else { return };
-    // `me`, `password`, by bcrypt.
     let users = kitchen.path("users");
-    std::fs::write(&users, "me:$2y$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n").unwrap();
+    std::fs::write(&users, testkit::registry::USERS).unwrap();
     let flags = [
         "--htpasswd",
         users.to_str().unwrap(),

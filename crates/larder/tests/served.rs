@@ -31,7 +31,7 @@ impl<'a> Served<'a> {
         Ran::of(self.command(args).output().unwrap())
     }
 
-    fn command(&self, args: &[&str]) -> std::process::Command {
+    pub fn command(&self, args: &[&str]) -> std::process::Command {
         let mut command = self.kitchen.command(&self.kitchen.root(), args);
         if let Some(addr) = &self.addr {
             command.env("LARDER_ADDR", addr);
@@ -188,7 +188,10 @@ fn outputs_secrets_and_inputs_cross_the_session() {
         let quiet = served.build(&[&given[..], &outputs].concat()).ok();
         assert!(quiet.stdout.starts_with("sha256:"), "{}", quiet.stdout);
         let value: serde_json::Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
-        assert_eq!(value["containerimage.digest"].as_str(), Some(quiet.stdout.trim()));
+        assert_eq!(value["containerimage.config.digest"].as_str(), Some(quiet.stdout.trim()));
+        let provenance = &value["buildx.build.provenance"];
+        assert_eq!(provenance["invocation"]["parameters"]["frontend"], "dockerfile.v0", "{value}");
+        assert!(provenance.get("metadata").is_none(), "{provenance}");
         assert!(std::fs::metadata(file).unwrap().len() > 1 << 20);
     });
 }

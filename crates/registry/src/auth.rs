@@ -4,6 +4,9 @@
 use std::collections::BTreeMap;
 
 use futures_util::future::BoxFuture;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+
+use crate::client::{escape, root_cause};
 
 /// Gives credentials when a registry asks for them.
 pub trait Login: Send + Sync {
@@ -46,6 +49,50 @@ impl Challenge {
 pub(crate) fn basic(user: &str, secret: &str) -> String {
     use base64::Engine;
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{secret}")))
+}
+
+/// A bearer token (distribution-spec, "Token Authentication"). An identity token is changed for one as OAuth2 has it.
+pub(crate) async fn token(
+    http: &reqwest::Client,
+    realm: &str,
+    service: &str,
+    scope: &str,
+    credentials: Option<(String, String)>,
+) -> Result<String, String> {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        token: Option<String>,
+        access_token: Option<String>,
+    }
+    let request = match credentials {
+        Some((user, secret)) if user.is_empty() => {
+            let fields = [
+                ("grant_type", "refresh_token"),
+                ("service", service),
+                ("scope", scope),
+                ("client_id", "larder"),
+                ("refresh_token", &secret),
+            ];
+            let body = fields.iter().map(|(n, v)| format!("{n}={}", escape(v))).collect::<Vec<_>>().join("&");
+            http.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
+        }
+        credentials => {
+            let mark = if realm.contains('?') { '&' } else { '?' };
+            let request = http.get(format!("{realm}{mark}service={}&scope={}", escape(service), escape(scope)));
+            match credentials {
+                Some((user, secret)) => request.header(AUTHORIZATION, basic(&user, &secret)),
+                None => request,
+            }
+        }
+    };
+    let response = request.send().await.map_err(|e| root_cause(&e))?;
+    if !response.status().is_success() {
+        return Err(format!("{realm} answered {}", response.status()));
+    }
+    let bytes = response.bytes().await.map_err(|e| root_cause(&e))?;
+    let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    let tokens = [answer.token, answer.access_token].into_iter().flatten();
+    tokens.into_iter().find(|token| !token.is_empty()).ok_or_else(|| "the answer has no token".to_owned())
 }
 
 #[cfg(test)]

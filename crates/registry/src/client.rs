@@ -1,10 +1,10 @@
 //! Requests to registries: which address a host has, who we are to it, when to try again. Manifests and blobs come in
 //! here, verified as they stream. Nothing is connected before the first request.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::net::IpAddr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -12,7 +12,8 @@ use oci::{Descriptor, Digest, Hasher, Reference, media};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
-use crate::auth::{Challenge, basic};
+use crate::auth::{Challenge, basic, token};
+use crate::hosts::Host;
 use crate::s3::Ambient;
 use crate::trust::{self, Trust};
 use crate::{Error, Login};
@@ -29,12 +30,13 @@ pub struct Client {
     http: OnceLock<reqwest::Client>,
     /// Authorization headers that worked, by host and scope.
     tokens: Mutex<HashMap<(String, String), String>>,
-    /// Other hosts to ask first, by host.
-    mirrors: HashMap<String, Vec<String>>,
-    /// Hosts that speak plain HTTP, beside those on loopback.
-    plain: HashSet<String>,
-    /// Hosts whose certificates are looked at otherwise, and the clients for them.
-    trusts: HashMap<String, Trust>,
+    /// Who logs in to a host: the others wait and use the same token.
+    logging_in: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// What is particular about hosts (`name` or `name:port`).
+    hosts: BTreeMap<String, Host>,
+    /// Hosts that turned out to speak plain HTTP where TLS was tried first.
+    plain: Mutex<HashSet<String>>,
+    /// Clients for hosts that are not believed as the machine believes others.
     trusting: Mutex<HashMap<String, reqwest::Client>>,
     /// Spreads the pauses between tries; without one the process' id does.
     seed: Option<u64>,
@@ -63,14 +65,14 @@ pub(crate) struct Ask<'a> {
 }
 
 impl Client {
-    /// Knows no mirrors.
+    /// Knows nothing particular about any host.
     pub fn new() -> Client {
         Client::default()
     }
 
-    /// Asks `mirrors` of a host before itself.
-    pub fn with_mirrors(mut self, mirrors: HashMap<String, Vec<String>>) -> Client {
-        self.mirrors = mirrors;
+    /// Knows what is particular about these hosts.
+    pub fn with_hosts(mut self, hosts: BTreeMap<String, Host>) -> Client {
+        self.hosts = hosts;
         self
     }
 
@@ -95,25 +97,13 @@ impl Client {
         self.seed.unwrap_or(u64::from(std::process::id()))
     }
 
-    /// Asks `hosts` over plain HTTP.
-    pub fn with_plain(mut self, hosts: impl IntoIterator<Item = String>) -> Client {
-        self.plain.extend(hosts);
-        self
-    }
-
-    /// Believes hosts (`name` or `name:port`) as it is said here, instead of the machine's authorities.
-    pub fn with_trusts(mut self, trusts: HashMap<String, Trust>) -> Client {
-        self.trusts = trusts;
-        self
-    }
-
     /// The manifest or index that `reference` names, with its media type. What is named by digest is verified.
     pub async fn manifest(&self, reference: &Reference, login: &dyn Login) -> Result<(Vec<u8>, String), Error> {
         let reference = reference.clone().or_latest();
         let name = reference.digest.map(|d| d.to_string()).or(reference.tag.clone()).unwrap_or_default();
         let mut failed = None;
-        for host in self.hosts(&reference) {
-            let url = format!("{}/v2/{}/manifests/{name}", self.base(&host), reference.path);
+        for reference in self.places(&reference) {
+            let url = format!("{}/v2/{}/manifests/{name}", self.base(&reference.domain), reference.path);
             let ask = Ask { method: Method::GET, url, reference: &reference, actions: "pull", body: None, range: None };
             match self.send(&ask, login).await {
                 Ok(response) => return read_manifest(response, &reference).await,
@@ -133,11 +123,12 @@ impl Client {
         progress: &mut (dyn FnMut(u64) + Send),
     ) -> Result<(), Error> {
         let mut failed = None;
-        for host in self.hosts(reference) {
-            let url = format!("{}/v2/{}/blobs/{}", self.base(&host), reference.path, what.digest);
+        for reference in self.places(reference) {
+            let url = format!("{}/v2/{}/blobs/{}", self.base(&reference.domain), reference.path, what.digest);
             let (mut hasher, mut got) = (Hasher::new(), 0);
             for tries in 1..=TRIES {
                 let range = (got > 0).then_some(got);
+                let reference = &reference;
                 let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range };
                 let response = match self.send(&ask, login).await {
                     Ok(response) => response,
@@ -147,7 +138,7 @@ impl Client {
                     }
                 };
                 match stream(response, &mut got, &mut hasher, out, progress).await? {
-                    None => return verify(hasher, &host, what),
+                    None => return verify(hasher, &reference.domain, what),
                     Some(broken) => {
                         failed = Some(Error::Unreachable { url: url.clone(), reason: broken }.after(tries));
                         tokio::time::sleep(pause(self.seed(), &url, tries)).await;
@@ -161,17 +152,37 @@ impl Client {
         Err(failed.unwrap_or_else(|| Error::Unreachable { url: reference.to_string(), reason: "no host".to_owned() }))
     }
 
-    fn hosts(&self, reference: &Reference) -> Vec<String> {
-        let mirrors = self.mirrors.get(&reference.domain).cloned().unwrap_or_default();
-        mirrors.into_iter().chain([reference.domain.clone()]).collect()
+    /// The same image at each mirror, then at its own host.
+    fn places(&self, reference: &Reference) -> Vec<Reference> {
+        let mirrors = self.hosts.get(&reference.domain).map(|host| host.mirrors.as_slice()).unwrap_or_default();
+        let mirrored = mirrors.iter().map(|mirror| {
+            let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
+            let path = format!("{}/{}", prefix.trim_matches('/'), reference.path);
+            let path = path.trim_start_matches('/').to_owned();
+            Reference { domain: host.to_owned(), path, ..reference.clone() }
+        });
+        mirrored.chain([reference.clone()]).collect()
     }
 
     /// The address of a host: plain HTTP on loopback and where it was asked for.
     pub(crate) fn base(&self, host: &str) -> String {
+        let is_plain = match self.tls_first(host) {
+            true => lock(&self.plain).contains(host),
+            false => self.may_be_plain(host),
+        };
         let host = if host == DOCKER.0 { DOCKER.1 } else { host };
+        format!("{}://{host}", if is_plain { "http" } else { "https" })
+    }
+
+    fn may_be_plain(&self, host: &str) -> bool {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
         let here = name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        format!("{}://{host}", if here || self.plain.contains(host) { "http" } else { "https" })
+        self.hosts.get(host).and_then(|host| host.http).unwrap_or(here)
+    }
+
+    /// Whether TLS is tried before plain HTTP.
+    fn tls_first(&self, host: &str) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.trust.insecure) && self.may_be_plain(host)
     }
 
     /// What speaks to hosts that are believed as the machine believes them.
@@ -183,18 +194,16 @@ impl Client {
         Ok(self.http.get_or_init(|| made))
     }
 
-    /// What speaks to the host of an address.
-    pub(crate) fn http_for(&self, url: &str) -> Result<reqwest::Client, Error> {
-        let host = host_of(url);
-        let Some(trust) = self.trusts.get(named(&host)).or_else(|| self.trusts.get(&host)) else {
-            return self.http().cloned();
-        };
-        let mut trusting = self.trusting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(http) = trusting.get(&host) {
+    /// What speaks to a host.
+    pub(crate) fn http_for(&self, host: &str) -> Result<reqwest::Client, Error> {
+        let trust = self.hosts.get(host).map(|host| &host.trust).filter(|trust| **trust != Trust::default());
+        let Some(trust) = trust else { return self.http().cloned() };
+        let mut trusting = lock(&self.trusting);
+        if let Some(http) = trusting.get(host) {
             return Ok(http.clone());
         }
         let http = trust::http(trust)?;
-        trusting.insert(host, http.clone());
+        trusting.insert(host.to_owned(), http.clone());
         Ok(http)
     }
 
@@ -202,12 +211,21 @@ impl Client {
     pub(crate) async fn send(&self, ask: &Ask<'_>, login: &dyn Login) -> Result<Response, Error> {
         let mut asked = false;
         let mut tries = 0;
+        let mut url = ask.url.clone();
         loop {
             let pause = pause(self.seed(), &ask.url, tries);
-            let sent = self.request(ask)?.send().await;
+            let known = lock(&self.tokens).get(&(host_of(&ask.url), scope(ask))).cloned();
+            let sent = self.request(ask, &url, known.as_deref())?.send().await;
             tries += 1;
             let response = match sent {
                 Ok(response) => response,
+                Err(error)
+                    if error.is_connect() && url.starts_with("https:") && self.tls_first(&ask.reference.domain) =>
+                {
+                    lock(&self.plain).insert(ask.reference.domain.clone());
+                    url = url.replacen("https:", "http:", 1);
+                    continue;
+                }
                 Err(error) if tries < TRIES && !error.is_connect() => {
                     tokio::time::sleep(pause).await;
                     continue;
@@ -220,7 +238,7 @@ impl Client {
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED && !asked {
                 asked = true;
-                self.log_in(ask, &response, login).await?;
+                self.log_in(ask, &response, login, known).await?;
                 continue;
             }
             if (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) && tries < TRIES {
@@ -236,12 +254,11 @@ impl Client {
         }
     }
 
-    fn request(&self, ask: &Ask<'_>) -> Result<RequestBuilder, Error> {
-        let mut request = self.http_for(&ask.url)?.request(ask.method.clone(), &ask.url);
+    fn request(&self, ask: &Ask<'_>, url: &str, token: Option<&str>) -> Result<RequestBuilder, Error> {
+        let mut request = self.http_for(&ask.reference.domain)?.request(ask.method.clone(), url);
         let accept = [media::OCI_MANIFEST, media::OCI_INDEX, media::DOCKER_MANIFEST, media::DOCKER_INDEX, "*/*"];
         request = request.header(ACCEPT, accept.join(", "));
-        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(token) = tokens.get(&(host_of(&ask.url), scope(ask))) {
+        if let Some(token) = token {
             let mut value = HeaderValue::from_str(token).unwrap_or(HeaderValue::from_static(""));
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
@@ -264,12 +281,26 @@ impl Client {
         Ok(request)
     }
 
-    async fn log_in(&self, ask: &Ask<'_>, response: &Response, login: &dyn Login) -> Result<(), Error> {
+    /// Finds what to say in `Authorization`. `known` was not good enough; if somebody found another meanwhile, that serves.
+    async fn log_in(
+        &self,
+        ask: &Ask<'_>,
+        response: &Response,
+        login: &dyn Login,
+        known: Option<String>,
+    ) -> Result<(), Error> {
         let host = host_of(&ask.url);
+        let turn = lock(&self.logging_in).entry(host.clone()).or_default().clone();
+        let _turn = turn.lock().await;
+        if lock(&self.tokens).get(&(host.clone(), scope(ask))) != known.as_ref() {
+            return Ok(());
+        }
         let failed = |reason: String| Error::Token { host: host.clone(), scope: scope(ask), reason };
         let headers = response.headers().get_all(WWW_AUTHENTICATE).iter();
         let challenge = headers.filter_map(|h| Challenge::read(h.to_str().ok()?)).next();
-        let credentials = login.credentials(&ask.reference.domain).await.map_err(failed)?;
+        let domain = &ask.reference.domain;
+        let unknown = |reason| Error::Login { host: domain.clone(), reason };
+        let credentials = login.credentials(domain).await.map_err(unknown)?;
         let header = match challenge {
             Some(Challenge::Basic) | None => match credentials {
                 Some((user, secret)) => basic(&user, &secret),
@@ -278,60 +309,18 @@ impl Client {
             Some(Challenge::Bearer(fields)) => {
                 let realm = fields.get("realm").ok_or_else(|| failed("it names no token service".to_owned()))?;
                 let service = fields.get("service").map(String::as_str).unwrap_or_default();
-                format!(
-                    "Bearer {}",
-                    self.token(&ask.url, (realm, service), &scope(ask), credentials).await.map_err(failed)?
-                )
+                // Who believes the registry believes its token service in the same way.
+                let http = self.http_for(domain)?;
+                format!("Bearer {}", token(&http, realm, service, &scope(ask), credentials).await.map_err(failed)?)
             }
         };
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert((host.clone(), scope(ask)), header);
+        lock(&self.tokens).insert((host.clone(), scope(ask)), header);
         Ok(())
     }
+}
 
-    /// A bearer token for the registry at `url` (distribution-spec, "Token Authentication"). Who believes the registry believes
-    /// its token service in the same way.
-    async fn token(
-        &self,
-        url: &str,
-        (realm, service): (&str, &str),
-        scope: &str,
-        credentials: Option<(String, String)>,
-    ) -> Result<String, String> {
-        #[derive(serde::Deserialize)]
-        struct Answer {
-            token: Option<String>,
-            access_token: Option<String>,
-        }
-        let http = self.http_for(url).map_err(|e| e.to_string())?;
-        let request = match credentials {
-            Some((user, secret)) if user.is_empty() => {
-                let fields = [
-                    ("grant_type", "refresh_token"),
-                    ("service", service),
-                    ("scope", scope),
-                    ("client_id", "larder"),
-                    ("refresh_token", &secret),
-                ];
-                let body = fields.iter().map(|(n, v)| format!("{n}={}", escape(v))).collect::<Vec<_>>().join("&");
-                http.post(realm).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body)
-            }
-            credentials => {
-                let mark = if realm.contains('?') { '&' } else { '?' };
-                let request = http.get(format!("{realm}{mark}service={}&scope={}", escape(service), escape(scope)));
-                match credentials {
-                    Some((user, secret)) => request.header(AUTHORIZATION, basic(&user, &secret)),
-                    None => request,
-                }
-            }
-        };
-        let response = request.send().await.map_err(|e| root_cause(&e))?;
-        if !response.status().is_success() {
-            return Err(format!("{realm} answered {}", response.status()));
-        }
-        let bytes = response.bytes().await.map_err(|e| root_cause(&e))?;
-        let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-        answer.token.or(answer.access_token).ok_or_else(|| "the answer has no token".to_owned())
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long to wait after so many tries: twice as long each time, and not the same for everybody who waits.
@@ -350,7 +339,7 @@ pub(crate) fn escape(text: &str) -> String {
     text.bytes().map(|b| if keep(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-fn host_of(url: &str) -> String {
+pub(crate) fn host_of(url: &str) -> String {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest).to_owned()
 }
@@ -437,11 +426,6 @@ pub(crate) fn verify(hasher: Hasher, host: &str, what: &Descriptor) -> Result<()
     Err(Error::WrongDigest { host: host.to_owned(), what: "a blob".to_owned(), expected, found })
 }
 
-/// Docker's own registry is configured under its short name.
-fn named(host: &str) -> &str {
-    if host == DOCKER.1 { DOCKER.0 } else { host }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,6 +436,27 @@ mod tests {
         assert_eq!(Client::new().base("localhost"), "http://localhost");
         assert_eq!(Client::new().base("[::1]:5000"), "http://[::1]:5000");
         assert_eq!(Client::new().base("registry.example:5000"), "https://registry.example:5000");
+        let section = |http, insecure| Host { http, trust: Trust { insecure, ..Trust::default() }, ..Host::default() };
+        let base = |name: &str, host: Host| Client::new().with_hosts([(name.to_owned(), host)].into()).base(name);
+        assert_eq!(base("registry.example", section(Some(true), false)), "http://registry.example");
+        assert_eq!(base("localhost:1", section(Some(false), false)), "https://localhost:1");
+        assert_eq!(base("docker.io", section(Some(true), false)), "http://registry-1.docker.io");
+        // TLS is tried first where its certificate does not matter.
+        assert_eq!(base("localhost:1", section(None, true)), "https://localhost:1");
+    }
+
+    #[test]
+    fn mirrors_come_first() {
+        let mirrors = ["a.example".to_owned(), "b.example:5000/proxy".to_owned()].to_vec();
+        let hosts = BTreeMap::from([("docker.io".to_owned(), Host { mirrors, ..Host::default() })]);
+        let places = Client::new().with_hosts(hosts).places(&Reference::parse("debian:12").unwrap());
+        let names: Vec<String> = places.iter().map(ToString::to_string).collect();
+        let expected = ["a.example/library/debian:12", "b.example:5000/proxy/library/debian:12"];
+        assert_eq!(names, [expected[0], expected[1], "docker.io/library/debian:12"]);
+    }
+
+    #[test]
+    fn queries() {
         assert_eq!(escape("repository:a/b:pull,push"), "repository%3Aa%2Fb%3Apull%2Cpush");
     }
 }

@@ -6,6 +6,7 @@ mod client;
 pub mod docker_config;
 mod download;
 pub mod filter;
+mod hosts;
 mod push;
 pub mod s3;
 pub mod server;
@@ -14,6 +15,7 @@ mod trust;
 pub use auth::Login;
 pub use client::{Client, Content};
 pub use download::Download;
+pub use hosts::Host;
 pub use trust::Trust;
 
 /// Why a registry could not be used.
@@ -32,6 +34,8 @@ pub enum Error {
     Status { host: String, what: String, status: u16, body: String },
     #[error("{what} from {host} is damaged: expected {expected}, got {found}")]
     WrongDigest { host: String, what: String, expected: String, found: String },
+    #[error("no credentials for {host}: {reason}")]
+    Login { host: String, reason: String },
     #[error("{host} gave no token for {scope}: {reason}")]
     Token { host: String, scope: String, reason: String },
     #[error("can't read {path}: {reason}")]

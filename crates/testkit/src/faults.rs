@@ -65,7 +65,7 @@ impl Proxy {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
     }
 
-    /// Requests since the last call: `GET /v2/…`.
+    /// Requests since the last call: `GET /v2/…`, with the header `Range` where there was one.
     pub fn seen(&self) -> Vec<String> {
         std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -104,7 +104,9 @@ fn serve(
     let Some(first) = lines.first() else { return Ok(()) };
     let mut words = first.split(' ');
     let (method, path) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
-    seen.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}"));
+    let range = lines.iter().find(|l| l.to_ascii_lowercase().starts_with("range:"));
+    let range = range.map(|line| format!(" {line}")).unwrap_or_default();
+    seen.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{method} {path}{range}"));
     let fault = {
         let mut rules = rules.lock().unwrap_or_else(PoisonError::into_inner);
         let rule = rules.iter_mut().find(|r| r.times > 0 && r.method == method && path.contains(&r.path));

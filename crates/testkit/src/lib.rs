@@ -8,6 +8,7 @@ pub mod faults;
 pub mod registry;
 pub mod s3;
 pub mod tls;
+pub mod tokens;
 pub mod vectors;
 
 use std::path::PathBuf;

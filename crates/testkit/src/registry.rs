@@ -1,6 +1,5 @@
 //! A real registry on loopback: Debian's docker-registry, started for one test and ended with it.
 
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,13 +14,37 @@ pub struct Registry {
     _folder: TempDir,
 }
 
-/// Starts a registry; `None`, loudly, where the program is missing.
+/// One user of a registry that asks for a password: `me`, `password`.
+pub const USERS: &str = "me:$2y$05$abcdefghijklmnopqrstuuWG29KuyeAicPCJODk1zjyGvyQUU2awu\n";
+
+/// Starts a registry that anybody may use; `None`, loudly, where the program is missing.
 pub fn start() -> Option<Registry> {
+    start_with("")
+}
+
+/// Starts a registry with more in its configuration: lines that go on in its section `http`, then further sections.
+pub fn start_with(more: &str) -> Option<Registry> {
+    // Another test may take the port before the registry does: then it ends, and tries another.
+    for _ in 0..5 {
+        let mut registry = spawn(more)?;
+        let begun = Instant::now();
+        while !registry.has_ended() {
+            if TcpStream::connect(&registry.host).is_ok() && !registry.has_ended() {
+                return Some(registry);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "docker-registry does not answer");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    panic!("docker-registry ends as soon as it begins");
+}
+
+fn spawn(more: &str) -> Option<Registry> {
     let folder = tempfile::tempdir().expect("a folder");
     let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
     let host = format!("127.0.0.1:{port}");
     let config = format!(
-        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
+        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n{more}",
         folder.path().join("data").display()
     );
     let file = folder.path().join("config.yml");
@@ -32,23 +55,12 @@ pub fn start() -> Option<Registry> {
         eprintln!("SKIPPED: docker-registry is missing (Debian's package docker-registry)");
         return None;
     };
-    let registry = Registry { child, host, _folder: folder };
-    let begun = Instant::now();
-    while !registry.answers() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "docker-registry does not answer");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Some(registry)
+    Some(Registry { child, host, _folder: folder })
 }
 
 impl Registry {
-    fn answers(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect(&self.host) else { return false };
-        let request = format!("GET /v2/ HTTP/1.0\r\nHost: {}\r\n\r\n", self.host);
-        let mut answer = String::new();
-        stream.write_all(request.as_bytes()).is_ok()
-            && stream.read_to_string(&mut answer).is_ok()
-            && answer.contains("200")
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
     }
 }
 

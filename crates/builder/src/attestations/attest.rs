@@ -116,7 +116,7 @@ impl Build {
         })
     }
 
-    /// What the history keeps of each result: all that is known, whatever the outputs were to have; and in brief.
+    /// What the history keeps of each result: all that is known, whatever the outputs were to have. The predicates too.
     pub(crate) fn history_provenance(
         &self,
         results: &[Built],
@@ -124,20 +124,17 @@ impl Build {
     ) -> Result<(Predicates, BTreeMap<String, Value>), Error> {
         let builder = Wanted::read(&self.request().attributes)?.provenance.unwrap_or_default().builder;
         let wanted = wanted::Provenance { builder, ..wanted::Provenance::default() };
-        let (mut all, mut short) = (BTreeMap::new(), BTreeMap::new());
+        let (mut all, mut predicates) = (BTreeMap::new(), BTreeMap::new());
         for (i, built) in results.iter().enumerate() {
             let Said::Made(made) = self.provenance(built, &wanted)?.said else { continue };
             let layers = written.layers.get(i).map(Vec::as_slice).unwrap_or_default();
-            let said = serde_json::to_vec_pretty(&made.predicate(layers, true));
+            let predicate = made.predicate(layers, true);
+            let said = serde_json::to_vec_pretty(&predicate);
             let said = said.map_err(|error| Error::Request(format!("provenance can't be written: {error}")))?;
             all.insert(built.name.clone(), (made.kind(), said));
-            let mut brief = made.provenance.v02(None);
-            if let Value::Object(fields) = &mut brief {
-                fields.retain(|name, _| name != "buildConfig" && name != "metadata");
-            }
-            short.insert(built.name.clone(), brief);
+            predicates.insert(built.name.clone(), predicate);
         }
-        Ok((all, short))
+        Ok((all, predicates))
     }
 }
 

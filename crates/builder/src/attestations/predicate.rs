@@ -138,45 +138,7 @@ impl Provenance {
 
     /// The v0.2 predicate.
     pub fn v02(&self, run: Option<&Run>) -> Value {
-        let source = object(|o| {
-            put(o, "uri", &self.config.uri);
-            put(o, "digest", &self.config.digest);
-            put(o, "entryPoint", &self.config.path);
-        });
-        let environment = object(|o| {
-            put(o, "platform", &self.platform);
-            put(o, "dockerfileVersion", &self.dockerfile);
-            o.extend(self.custom.clone());
-        });
-        let metadata = object(|o| {
-            if let Some(run) = run {
-                put(o, "buildInvocationID", &run.id);
-                put(o, "buildStartedOn", &run.started);
-                put(o, "buildFinishedOn", &run.finished);
-            }
-            let completeness = serde_json::json!({
-                "parameters": self.request_complete,
-                "environment": true,
-                "materials": self.materials_complete,
-            });
-            o.insert("completeness".to_owned(), completeness);
-            o.insert("reproducible".to_owned(), self.reproducible.into());
-            o.insert("https://mobyproject.org/buildkit@v1#metadata".to_owned(), self.metadata());
-            put(o, "https://mobyproject.org/buildkit@v1#hermetic", self.hermetic);
-        });
-        object(|o| {
-            o.insert("builder".to_owned(), serde_json::json!({ "id": self.builder }));
-            o.insert("buildType".to_owned(), BUILD_TYPE_V02.into());
-            put(o, "materials", &self.materials);
-            let invocation = serde_json::json!({
-                "configSource": source,
-                "parameters": self.request,
-                "environment": environment,
-            });
-            o.insert("invocation".to_owned(), invocation);
-            put(o, "buildConfig", &self.operations);
-            o.insert("metadata".to_owned(), metadata);
-        })
+        in_v02(&self.v1(run))
     }
 
     fn metadata(&self) -> Value {
@@ -186,4 +148,52 @@ impl Provenance {
             put(o, "layers", &self.layers);
         })
     }
+}
+
+/// A v1 predicate's content in the form of v0.2.
+pub fn in_v02(v1: &Value) -> Value {
+    let (definition, details) = (&v1["buildDefinition"], &v1["runDetails"]);
+    let (external, internal) = (&definition["externalParameters"], &definition["internalParameters"]);
+    let (config, run) = (&external["configSource"], &details["metadata"]);
+    let source = object(|o| {
+        put(o, "uri", &config["uri"]);
+        put(o, "digest", &config["digest"]);
+        put(o, "entryPoint", &config["path"]);
+    });
+    let environment = object(|o| {
+        o.extend(internal.as_object().cloned().unwrap_or_default());
+        o.remove("buildConfig");
+        let platform = o.remove("builderPlatform");
+        put(o, "platform", platform);
+    });
+    let yes = |value: &Value| value.as_bool().unwrap_or(false);
+    let complete = &run["buildkit_completeness"];
+    let metadata = object(|o| {
+        put(o, "buildInvocationID", &run["invocationId"]);
+        put(o, "buildStartedOn", &run["startedOn"]);
+        put(o, "buildFinishedOn", &run["finishedOn"]);
+        let completeness = serde_json::json!({
+            "parameters": yes(&complete["request"]),
+            "environment": true,
+            "materials": yes(&complete["resolvedDependencies"]),
+        });
+        o.insert("completeness".to_owned(), completeness);
+        o.insert("reproducible".to_owned(), yes(&run["buildkit_reproducible"]).into());
+        let more = run["buildkit_metadata"].as_object().cloned().unwrap_or_default();
+        o.insert("https://mobyproject.org/buildkit@v1#metadata".to_owned(), Value::Object(more));
+        put(o, "https://mobyproject.org/buildkit@v1#hermetic", yes(&run["buildkit_hermetic"]));
+    });
+    object(|o| {
+        o.insert("builder".to_owned(), details["builder"].clone());
+        o.insert("buildType".to_owned(), BUILD_TYPE_V02.into());
+        put(o, "materials", &definition["resolvedDependencies"]);
+        let invocation = serde_json::json!({
+            "configSource": source,
+            "parameters": external["request"],
+            "environment": environment,
+        });
+        o.insert("invocation".to_owned(), invocation);
+        put(o, "buildConfig", &internal["buildConfig"]);
+        o.insert("metadata".to_owned(), metadata);
+    })
 }

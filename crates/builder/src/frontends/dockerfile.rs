@@ -12,7 +12,7 @@ use graph::{Graph, wire};
 use oci::{Digest, Platform};
 
 use super::context::{self, Remote};
-use super::{Made, Target, lowering};
+use super::{Elsewhere, Made, Target, lowering};
 use crate::Error;
 use crate::attestations::scan::{self, Scanner};
 use crate::attestations::{Read, Wanted};
@@ -68,7 +68,7 @@ impl<'a> Frontend<'a> {
     }
 
     /// The frontend in an image that is asked for, unless it is the one that asks (`cmdline`).
-    fn elsewhere(&self, definition: &Definition, file: &File) -> Option<Made> {
+    fn elsewhere(&self, definition: &Definition, file: &File) -> Option<Elsewhere> {
         if self.attributes.contains_key("cmdline") {
             return None;
         }
@@ -83,7 +83,7 @@ impl<'a> Frontend<'a> {
             let line = LineIndex::new(&file.text).line(span.start);
             Box::new(lowering::place(definition, Some((line, line))))
         };
-        (!super::is_built_in(source)).then(|| Made::Elsewhere { line: line.to_owned(), place: place.map(at) })
+        (!super::is_built_in(source)).then(|| Elsewhere { line: line.to_owned(), place: place.map(at) })
     }
 
     /// One target a platform, unless the Dockerfile is for another frontend to read.
@@ -91,7 +91,7 @@ impl<'a> Frontend<'a> {
         let (definition, ignore) = self.definition_and_ignore().await?;
         let (file, errors) = dockerfile::parse(&definition.text);
         if let Some(elsewhere) = self.elsewhere(&definition, &file) {
-            return Ok(elsewhere);
+            return Ok(Made::Elsewhere(elsewhere));
         }
         let loaded = self.whole(Loaded { definition, ignore, file }, errors)?;
         let host = Platform::host();
@@ -135,16 +135,22 @@ impl<'a> Frontend<'a> {
         self.build.session().directory(name, wanted).await
     }
 
-    /// What the build checks say: of what the target needs, or without a target of everything.
-    pub async fn check(&self) -> Result<Checked, Error> {
+    /// The Dockerfile that a question is about, whatever is wrong with it.
+    pub(super) async fn asked(&self) -> Result<AskedAbout, Error> {
         let (definition, ignore) = self.definition_and_ignore().await?;
         let (file, errors) = dockerfile::parse(&definition.text);
+        let elsewhere = self.elsewhere(&definition, &file);
+        Ok(AskedAbout { loaded: Loaded { definition, ignore, file }, errors, elsewhere })
+    }
+
+    /// What the build checks say: of what the target needs, or without a target of everything.
+    pub(super) async fn check(&self, loaded: Loaded, errors: Vec<Diagnostic>) -> Result<Checked, Error> {
         if errors.iter().any(Diagnostic::is_error) {
+            let Loaded { definition, file, .. } = loaded;
             let findings = dockerfile::rules::of_broken(&file, self.wish());
             let error = self.faulty(&definition, &file, errors, true);
             return Ok(checked(definition, file, findings, &error));
         }
-        let loaded = Loaded { definition, ignore, file };
         let mut options = self.first_options(&loaded)?;
         options.all_stages = options.target.is_empty();
         let (findings, error) = match self.lower(&loaded, &options, false).await {
@@ -164,8 +170,12 @@ impl<'a> Frontend<'a> {
     }
 
     /// The target as it would be built for the first platform.
-    pub async fn outline(&self) -> Result<(Definition, Lowered), Error> {
-        let loaded = self.load().await?;
+    pub(super) async fn outline(
+        &self,
+        loaded: Loaded,
+        errors: Vec<Diagnostic>,
+    ) -> Result<(Definition, Lowered), Error> {
+        let loaded = self.whole(loaded, errors)?;
         let options = self.first_options(&loaded)?;
         let lowered = self.lower(&loaded, &options, false).await?;
         Ok((loaded.definition, lowered))
@@ -177,13 +187,7 @@ impl<'a> Frontend<'a> {
         self.options(&loaded.definition, &platform, &host, loaded.ignore.clone())
     }
 
-    /// The Dockerfile as a tree; what the checks say of a broken one is told before it fails.
-    async fn load(&self) -> Result<Loaded, Error> {
-        let (definition, ignore) = self.definition_and_ignore().await?;
-        let (file, errors) = dockerfile::parse(&definition.text);
-        self.whole(Loaded { definition, ignore, file }, errors)
-    }
-
+    /// A Dockerfile that can be read; what the checks say of a broken one is told before it fails.
     fn whole(&self, loaded: Loaded, errors: Vec<Diagnostic>) -> Result<Loaded, Error> {
         if !errors.iter().any(Diagnostic::is_error) {
             return Ok(loaded);
@@ -287,6 +291,14 @@ impl<'a> Frontend<'a> {
         let directory = self.directory(context, &wanted).await?;
         Ok(optional(&directory.root.join(".dockerignore"))?.unwrap_or_default())
     }
+}
+
+/// A Dockerfile as a question finds it.
+pub(super) struct AskedAbout {
+    pub loaded: Loaded,
+    pub errors: Vec<Diagnostic>,
+    /// It is for a frontend in an image.
+    pub elsewhere: Option<Elsewhere>,
 }
 
 /// A Dockerfile that could be read.

@@ -23,12 +23,15 @@ pub enum Made {
     /// One target a platform.
     Targets(Vec<Target>),
     /// The Dockerfile, or `BUILDKIT_SYNTAX`, asks for another frontend.
-    Elsewhere {
-        /// The image, and what else stands on that line.
-        line: String,
-        /// The line in the Dockerfile, if it is the Dockerfile that asks.
-        place: Option<Box<graph::Place>>,
-    },
+    Elsewhere(Elsewhere),
+}
+
+/// Who asked for a frontend in an image.
+pub struct Elsewhere {
+    /// The image, and what else stands on that line.
+    pub line: String,
+    /// The line in the Dockerfile, if it is the Dockerfile that asks.
+    pub place: Option<Box<graph::Place>>,
 }
 
 /// Whether the language of a frontend's image is built in: that of `docker/dockerfile` images.

@@ -12,6 +12,7 @@ use dockerfile::rules;
 use graph::{Graph, wire};
 use serde_json::{Map, Value, json};
 
+use super::Elsewhere;
 use super::dockerfile::{Checked, Definition, Frontend};
 use crate::Error;
 use crate::build::Build;
@@ -28,28 +29,39 @@ pub const TARGETS: &str = "frontend.targets";
 /// Values by the names that clients read: `result.json`, `result.txt`, `result.statuscode`, `version`.
 pub type Answer = BTreeMap<String, Vec<u8>>;
 
-/// Answers; `None` for an unknown question, before any file of the client's is asked for.
+/// What became of a question.
+pub enum Answered {
+    /// The answer.
+    Told(Answer),
+    /// Nobody knows this question.
+    Unknown,
+    /// The Dockerfile is for a frontend in an image, which is to be asked.
+    Elsewhere(Elsewhere),
+}
+
+/// Answers. What is unknown is said before any file of the client's is asked for.
 pub async fn answer(
     build: &Build,
     name: &str,
     attributes: &BTreeMap<String, String>,
     inputs: &BTreeMap<String, Arc<Graph>>,
-) -> Result<Option<Answer>, Error> {
+) -> Result<Answered, Error> {
     let frontend = match name {
-        DESCRIBE => return Ok(Some(describe())),
+        DESCRIBE => return Ok(Answered::Told(describe())),
         LINT | OUTLINE | TARGETS => Frontend::new(build, attributes, inputs).await?,
-        _ => return Ok(None),
+        _ => return Ok(Answered::Unknown),
     };
-    Ok(Some(match name {
-        LINT => lint(&frontend.check().await?),
+    let asked = frontend.asked().await?;
+    if let Some(image) = asked.elsewhere {
+        return Ok(Answered::Elsewhere(image));
+    }
+    Ok(Answered::Told(match name {
+        LINT => lint(&frontend.check(asked.loaded, asked.errors).await?),
         OUTLINE => {
-            let (definition, lowered) = frontend.outline().await?;
+            let (definition, lowered) = frontend.outline(asked.loaded, asked.errors).await?;
             outline(&definition, &lowered.outline)
         }
-        _ => {
-            let (definition, _) = frontend.definition_and_ignore().await?;
-            targets(&dockerfile::parse(&definition.text).0)
-        }
+        _ => targets(&asked.loaded.file),
     }))
 }
 
@@ -170,12 +182,13 @@ fn operations(definition: &wire::Definition) -> Value {
 }
 
 /// Lines of a file with marks, as BuildKit's clients show them: more of what is around where the place is short.
-fn excerpt(filename: &str, text: &str, lines: Option<(u32, u32)>) -> String {
+pub fn excerpt(filename: &str, text: &str, lines: Option<(u32, u32)>) -> String {
     let Some((first, last)) = lines else { return String::new() };
     let around = if last == first { 2 } else { 1 };
     let rule = "--------------------\n";
     let mut out = format!("{filename}:{first}\n{rule}");
-    for (i, line) in text.lines().enumerate() {
+    // What follows the last line's end is a line to BuildKit.
+    for (i, line) in text.split('\n').enumerate() {
         let number = i as u32 + 1;
         if number + around >= first && number <= last + around {
             let mark = if (first..=last).contains(&number) { ">>>" } else { "   " };

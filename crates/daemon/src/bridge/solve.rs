@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use builder::attestations::Making;
-use builder::frontends::{Made, Target, is_built_in};
+use builder::frontends::questions::Answered;
+use builder::frontends::{Elsewhere, Made, Target, is_built_in};
 use graph::{Graph, wire};
 use prost::Message;
 use proto::bridge::{self, Attestations, Ref, RefMap};
@@ -125,18 +126,12 @@ async fn dockerfile(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Res
     }
     let inputs = graphs(wanted)?;
     if let Some(question) = wanted.attributes.get("requestid").filter(|q| !q.is_empty()) {
-        return ask(job, question, wanted, &inputs).await;
+        return ask(daemon, job, question, wanted, &inputs).await;
     }
     let targets = job.build.dockerfile(wanted.attributes, &inputs).await;
     let targets = match targets.map_err(|error| refusal::of(&error))? {
         Made::Targets(targets) => targets,
-        Made::Elsewhere { line, place } => {
-            let made = elsewhere(daemon, job, wanted, line).await;
-            return made.map_err(|status| match place {
-                Some(place) => refusal::placed(status, &place),
-                None => status,
-            });
-        }
+        Made::Elsewhere(image) => return elsewhere(daemon, job, wanted, image).await,
     };
     let call = job.build.call("dockerfile.v0", &own(wanted.attributes), &inputs);
     let origin = Arc::new(job.build.origin(Some(call)));
@@ -173,12 +168,17 @@ async fn elsewhere(
     daemon: &Daemon,
     job: &Arc<Job>,
     wanted: &Wanted<'_>,
-    line: String,
+    image: Elsewhere,
 ) -> Result<bridge::Result, Status> {
+    let Elsewhere { line, place } = image;
     let source = line.split_whitespace().next().unwrap_or_default().to_owned();
     let mut attributes = wanted.attributes.clone();
     attributes.extend([("cmdline".to_owned(), line), ("source".to_owned(), source.clone())]);
-    frontend::run(daemon, job, &source, &Wanted { attributes: &attributes, ..*wanted }).await
+    let made = frontend::run(daemon, job, &source, &Wanted { attributes: &attributes, ..*wanted }).await;
+    made.map_err(|status| match place {
+        Some(place) => refusal::placed(status, &place),
+        None => status,
+    })
 }
 
 /// The attributes without those that chose this frontend.
@@ -203,15 +203,17 @@ fn describe(result: &mut bridge::Result, target: &Target, suffix: &str) -> Resul
 
 /// Questions that a frontend answers instead of building (`docker buildx build --call`).
 async fn ask(
-    job: &Job,
+    daemon: &Daemon,
+    job: &Arc<Job>,
     question: &str,
     wanted: &Wanted<'_>,
     inputs: &BTreeMap<String, Arc<Graph>>,
 ) -> Result<bridge::Result, Status> {
     let answer = job.build.question(question, wanted.attributes, inputs).await;
     match answer.map_err(|error| refusal::of(&error))? {
-        Some(metadata) => Ok(bridge::Result { metadata: metadata.into_iter().collect(), ..Default::default() }),
-        None => {
+        Answered::Told(answer) => Ok(bridge::Result { metadata: answer.into_iter().collect(), ..Default::default() }),
+        Answered::Elsewhere(image) => elsewhere(daemon, job, wanted, image).await,
+        Answered::Unknown => {
             let text = format!("unsupported request {question}");
             Err(status(Code::Unimplemented, &text, &[Detail::Subrequest(question.to_owned())]))
         }

@@ -55,6 +55,10 @@ pub fn request(wanted: &Wanted) -> SolveRequest {
     if let Some(stages) = &wanted.fail_on_miss {
         attributes.insert("fail-on-miss".to_owned(), stages.join(","));
     }
+    if attributes.contains_key("requestid") {
+        // The frontend must answer, or pass the question on to the one that the Dockerfile asks for.
+        attributes.insert("frontend.caps".to_owned(), "moby.buildkit.frontend.subrequests+forward".to_owned());
+    }
     let exporter = |output: &builder::exporters::Request| Exporter {
         r#type: output.kind.clone(),
         attrs: output.attributes.clone().into_iter().collect(),
@@ -114,8 +118,13 @@ impl Client {
                 let manifest = exporter.get("cache.manifest").and_then(|json| serde_json::from_str(json).ok());
                 Ok(Response { exporter, caches: vec![manifest; exports], ..Response::default() })
             }
-            Err(status) => Err(Told::read(&status).unwrap_or_else(|| Error::Request(self.said(&status)))),
+            Err(status) => Err(self.told(&status)),
         }
+    }
+
+    /// A failure as the same build in this process would give it.
+    pub(super) fn told(&self, status: &Status) -> Error {
+        Told::read(status).unwrap_or_else(|| Error::Request(self.said(status)))
     }
 
     /// The same for any daemon and any request, and a failure as the daemon words it.

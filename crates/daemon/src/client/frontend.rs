@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 
 use builder::Events;
+use builder::frontends::questions::Answer;
 use proto::bridge;
 use proto::bridge::llb_bridge_client::LlbBridgeClient;
 use proto::control::SolveRequest;
@@ -22,6 +23,17 @@ impl Client {
         events: &Events,
     ) -> Result<HashMap<String, Vec<u8>>, Refusal> {
         self.asked(offered, request, events).await.map_err(|status| self.refusal(&status))
+    }
+
+    /// The same, and a failure as this process' own frontend would give it.
+    pub async fn answer_or_why(
+        &self,
+        offered: Offered,
+        request: SolveRequest,
+        events: &Events,
+    ) -> Result<Answer, builder::Error> {
+        let answer = self.asked(offered, request, events).await.map_err(|status| self.told(&status))?;
+        Ok(answer.into_iter().collect())
     }
 
     async fn asked(

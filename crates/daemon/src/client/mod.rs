@@ -7,6 +7,7 @@ mod control;
 mod frontend;
 mod offer;
 mod outputs;
+mod provenance;
 mod status;
 
 use std::path::Path;

@@ -1,11 +1,12 @@
-//! The daemon's configuration file: buildkitd.toml's keys, so that a file made for BuildKit serves.
+//! The configuration file of the daemon, and of builds without one: buildkitd.toml's keys, so that a file made for
+//! BuildKit serves.
 //! A key that does nothing here is named as a warning, one that can't be kept ends the start (`keys`).
 
 mod collection;
 mod keys;
 mod values;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -90,10 +91,10 @@ pub enum Verify {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default)]
 pub struct Registry {
-    /// Hosts that are asked first.
+    /// Hosts that are asked first, each perhaps with a path that goes before the image's.
     pub mirrors: Vec<String>,
-    /// It speaks plain HTTP.
-    pub http: bool,
+    /// Whether it speaks plain HTTP; unsaid, on loopback only.
+    pub http: Option<bool>,
     /// Its certificate is taken as it is.
     pub insecure: bool,
     /// Authorities that its certificate may come from, beside the machine's. PEM files.
@@ -243,34 +244,22 @@ impl Config {
         Ok(told)
     }
 
-    /// Mirrors by host, as the registry client takes them.
-    pub fn mirrors(&self) -> HashMap<String, Vec<String>> {
-        let with = self.registry.iter().filter(|(_, registry)| !registry.mirrors.is_empty());
-        with.map(|(host, registry)| (host.clone(), registry.mirrors.clone())).collect()
-    }
-
-    /// Hosts that speak plain HTTP.
-    pub fn plain(&self) -> Vec<String> {
-        self.registry.iter().filter(|(_, registry)| registry.http).map(|(host, _)| host.clone()).collect()
-    }
-
-    /// Whom the registries' hosts are believed to be, where that is not the machine's own idea.
-    pub fn trusts(&self) -> Result<HashMap<String, registry::Trust>, Error> {
-        let mut trusts = HashMap::new();
-        for (host, registry) in &self.registry {
+    /// What is particular about registries' hosts, as the registry client takes it.
+    pub fn hosts(&self) -> Result<BTreeMap<String, registry::Host>, Error> {
+        let mut hosts = BTreeMap::new();
+        for (name, section) in &self.registry {
             let mut trust = registry::Trust {
-                insecure: registry.insecure,
-                authorities: registry.ca.clone(),
-                identities: registry.keypair.iter().map(|pair| (pair.cert.clone(), pair.key.clone())).collect(),
+                insecure: section.insecure,
+                authorities: section.ca.clone(),
+                identities: section.keypair.iter().map(|pair| (pair.cert.clone(), pair.key.clone())).collect(),
             };
-            for folder in &registry.tlsconfigdir {
+            for folder in &section.tlsconfigdir {
                 read_folder(folder, &mut trust)?;
             }
-            if trust != registry::Trust::default() {
-                trusts.insert(host.clone(), trust);
-            }
+            let host = registry::Host { mirrors: section.mirrors.clone(), http: section.http, trust };
+            hosts.insert(name.clone(), host);
         }
-        Ok(trusts)
+        Ok(hosts)
     }
 
     /// The worker's section: that of `oci`, unless it is turned off and `containerd` is not.
@@ -353,8 +342,9 @@ mod tests {
               socketPath = "/x"
         "#;
         let (config, left_out) = Config::parse(text).unwrap();
-        assert_eq!(config.mirrors(), HashMap::from([("docker.io".into(), vec!["127.0.0.1:5000".into()])]));
-        assert_eq!(config.plain(), ["127.0.0.1:5000"]);
+        let hosts = config.hosts().unwrap();
+        assert_eq!((&hosts["docker.io"].mirrors[..], hosts["docker.io"].http), (&["127.0.0.1:5000".into()][..], None));
+        assert_eq!(hosts["127.0.0.1:5000"].http, Some(true));
         assert_eq!((config.oci().gc, config.oci().labels["a"].as_str()), (Some(false), "b"));
         assert_eq!(config.insecure_entitlements, ["network.host"]);
         assert_eq!(left_out.len(), 2, "{left_out:?}"); // debug and otel

@@ -37,6 +37,8 @@ pub struct LocalSession {
     pub standard_input: Option<Vec<u8>>,
     /// Docker's client configuration, for registry credentials.
     pub docker_config: Option<PathBuf>,
+    /// A Dockerfile that came from elsewhere; it goes with the session.
+    pub kept: Option<tempfile::TempDir>,
     /// Whether files written into a directory keep the image's owners; else they are this user's.
     pub keep_owners: bool,
 }

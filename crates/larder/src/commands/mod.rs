@@ -5,6 +5,7 @@ pub mod build;
 pub mod buildctl;
 mod check;
 mod completions;
+mod configuration;
 pub mod daemon;
 mod du;
 mod explain;
@@ -26,6 +27,10 @@ pub struct Larder {
     /// Folder of the store [default: /var/lib/larder as root, otherwise $XDG_DATA_HOME/larder]
     #[arg(long, global = true, value_name = "FOLDER", env = "LARDER_ROOT", hide_env_values = true)]
     root: Option<PathBuf>,
+    /// Configuration file, with buildkitd.toml's keys
+    /// [default: /etc/larder/larder.toml as root, otherwise $XDG_CONFIG_HOME/larder/larder.toml]
+    #[arg(long, global = true, value_name = "FILE", env = "LARDER_CONFIG", hide_env_values = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -81,10 +86,11 @@ impl From<std::io::Error> for Failure {
 impl Larder {
     /// Does what was asked for.
     pub fn run(self) -> Result<(), Failure> {
-        let root = Root::of(self.root);
+        let config = configuration::find(self.config.as_deref())?;
+        let root = Root::of(self.root.or_else(|| config.root.clone()));
         match self.verb {
-            Verb::Build(flags) => build::run(&root, &flags),
-            Verb::Daemon(flags) => daemon::run(&root, *flags),
+            Verb::Build(flags) => build::run(&root, &config, &flags),
+            Verb::Daemon(flags) => daemon::run(&root.path, config, *flags),
             Verb::Explain(flags) => explain::run(&root, &flags),
             Verb::History(flags) => history::run(&root, &flags),
             Verb::Du(flags) => du::run(&root, &flags),
@@ -128,8 +134,6 @@ pub struct Root {
     pub path: PathBuf,
     /// In the order in which they are tried.
     pub sockets: Vec<PathBuf>,
-    /// Nobody named it.
-    pub is_usual: bool,
 }
 
 impl Root {
@@ -139,7 +143,7 @@ impl Root {
         let path = named.unwrap_or_else(default_root);
         let usual = is_usual.then(|| run_folder().join(USUAL_SOCKET));
         let sockets = [path.join(SOCKET)].into_iter().chain(usual).collect();
-        Root { path, sockets, is_usual }
+        Root { path, sockets }
     }
 }
 

@@ -23,7 +23,7 @@ pub use credentials::{Ambient, Wallet};
 pub use listing::Object;
 pub use sign::Keys;
 
-use crate::client::{pause, root_cause, stream, verify};
+use crate::client::{host_of, pause, root_cause, stream, verify};
 use crate::{Client, Error};
 
 /// Tries of one request where nothing else is said.
@@ -113,7 +113,7 @@ impl Bucket {
             (format!("{scheme}://{bucket}.{host}"), String::new())
         };
         // Keys come from AWS; the server of the bucket may be somebody's own, and be believed another way.
-        let http = client.http_for(&base)?;
+        let http = client.http_for(&host_of(&base))?;
         let wallet = Wallet::new(keys, role, client.ambient(), &address.region, client.http()?.clone());
         let (name, region, seed) = (address.bucket.clone(), address.region.clone(), client.seed());
         let (tries, bodies) = (TRIES, Semaphore::new(BODIES));

@@ -18,6 +18,15 @@ pub fn pairs(text: &str) -> Result<BTreeMap<String, String>, String> {
     Ok(pairs)
 }
 
+/// Yes or no, as Go reads it.
+pub fn truth(key: &str, value: &str) -> Result<bool, String> {
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(format!("{key}={value}: expected true or false")),
+    }
+}
+
 /// Bytes of `64m`, `1g`, `512`.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();

@@ -36,12 +36,12 @@ pub struct Flags {
     #[arg(short, long, value_name = "OUTPUT")]
     pub output: Vec<String>,
     /// Short for `--output=type=registry`
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL")]
     pub push: bool,
     /// Short for `--output=type=docker`: hands the image to the Docker engine of this machine
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL")]
     pub load: bool,
-    /// Write the image's digest to a file
+    /// Write the image's id to a file
     #[arg(long, value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
     /// Write the result's metadata to a file, as JSON
@@ -55,13 +55,13 @@ pub struct Flags {
     pub label: Vec<String>,
 
     /// Run every step again
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL")]
     pub no_cache: bool,
     /// Run these stages' steps again
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub no_cache_filter: Vec<String>,
     /// Ask the registry for base images even if they are here
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL")]
     pub pull: bool,
     /// Read a cache from elsewhere
     #[arg(long, value_name = "CACHE")]
@@ -98,17 +98,17 @@ pub struct Flags {
     #[arg(long, value_name = "CGROUP", default_value = "", hide_default_value = true)]
     pub cgroup_parent: String,
 
-    /// Progress: `auto`, `plain`, `tty`, `quiet`, `rawjson`
+    /// Progress: `auto`, `plain`, `tty`, `rawjson`, `none`, or `quiet` for `-q`
     #[arg(long, value_name = "KIND", default_value = "auto", env = "BUILDKIT_PROGRESS")]
     pub progress: String,
-    /// Print only the image's digest
-    #[arg(short, long)]
+    /// Print only the image's id: the digest of its configuration
+    #[arg(short, long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL")]
     pub quiet: bool,
-    /// Instead of building: `build`, `check`, `outline`, `targets`
-    #[arg(long, value_name = "METHOD", default_value = "build", hide_default_value = true)]
+    /// Instead of building: `check`, `outline`, `targets` or another question that the frontend knows; `,format=json`
+    #[arg(long, alias = "print", value_name = "METHOD", default_value = "build", hide_default_value = true)]
     pub call: String,
     /// Short for `--call=check`
-    #[arg(long)]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::Set, value_name = "BOOL")]
     pub check: bool,
     /// Attestation to add
     #[arg(long, value_name = "ATTESTATION")]
@@ -122,6 +122,73 @@ pub struct Flags {
     /// Accepted for buildx's sake: larder is its own builder
     #[arg(long, value_name = "NAME", hide = true)]
     pub builder: Option<String>,
+    #[command(flatten)]
+    pub old: Old,
+}
+
+impl Flags {
+    /// Whether only the image's id is printed.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet || self.progress == "quiet"
+    }
+}
+
+/// Flags of docker's older builder. Buildx takes them without meaning anything by them, and so do we: scripts have them.
+#[derive(clap::Args, Debug, Default)]
+pub struct Old {
+    #[arg(long, hide = true)]
+    compress: bool,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    rm: Option<Option<String>>,
+    #[arg(long, hide = true)]
+    force_rm: bool,
+    #[arg(long, short = 'D', hide = true)]
+    debug: bool,
+    #[arg(long, hide = true)]
+    squash: bool,
+    #[arg(long, hide = true)]
+    isolation: Option<String>,
+    #[arg(long, hide = true)]
+    security_opt: Vec<String>,
+    #[arg(long, short, hide = true)]
+    memory: Option<String>,
+    #[arg(long, hide = true)]
+    memory_swap: Option<String>,
+    #[arg(long, short, hide = true)]
+    cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    cpu_period: Option<String>,
+    #[arg(long, hide = true)]
+    cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    cpuset_mems: Option<String>,
+}
+
+impl Old {
+    /// What was asked for and is not done.
+    pub fn warnings(&self) -> Vec<String> {
+        let limits = [
+            ("--memory", &self.memory),
+            ("--memory-swap", &self.memory_swap),
+            ("--cpu-shares", &self.cpu_shares),
+            ("--cpu-period", &self.cpu_period),
+            ("--cpu-quota", &self.cpu_quota),
+            ("--cpuset-cpus", &self.cpuset_cpus),
+            ("--cpuset-mems", &self.cpuset_mems),
+        ];
+        let limits = limits.into_iter().filter(|(_, value)| value.is_some());
+        let limits =
+            limits.map(|(name, _)| format!("{name} is not built: put the steps under a limit with --cgroup-parent"));
+        let others = [
+            (self.squash, "--squash has no effect: copy what is wanted into a last stage of its own"),
+            (self.isolation.is_some(), "--isolation has no effect: steps have namespaces of their own"),
+            (!self.security_opt.is_empty(), "--security-opt has no effect: a step asks for RUN --security=insecure"),
+        ];
+        let others = others.into_iter().filter(|(given, _)| *given).map(|(_, text)| text.to_owned());
+        limits.chain(others).collect()
+    }
 }
 
 const EXAMPLES: &str = "\

@@ -3,62 +3,95 @@
 
 mod attest;
 pub mod caches;
+mod call;
+mod contexts;
 pub mod csv;
 pub mod flags;
+mod metadata;
+mod outputs;
 pub mod request;
 mod scope;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use builder::Error;
 use builder::build::Response;
-use builder::{Engine, Error};
+use builder::frontends::questions::Answer;
+use daemon::config::Config;
 use tokio::runtime::Runtime;
 
 use super::place::{self, Place, There};
-use super::{Failure, Root, aws};
+use super::{Failure, Root, aws, configuration};
 use crate::progress::{Kind, Progress};
 use crate::report;
 use flags::Flags;
 
 /// Builds.
-pub fn run(root: &Root, flags: &Flags) -> Result<(), Failure> {
-    let plan = request::plan(flags).map_err(Failure::usage)?;
-    if plan.check {
-        return super::check::file(&plan.dockerfile, false);
-    }
+pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
+    let mut plan = request::plan(flags).map_err(Failure::usage)?;
     plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-    let kind = if flags.quiet { Kind::Quiet } else { Kind::parse(&flags.progress).map_err(Failure::usage)? };
+    let kind = if flags.is_quiet() { Kind::Quiet } else { Kind::parse(&flags.progress).map_err(Failure::usage)? };
     ::daemon::syscall::keep_heap_small();
     let place = Place::find(root, &flags.at)?;
     let progress = Progress::start(kind);
     let events = progress.events();
     let cache_to = plan.request.cache_to.clone();
-    let outcome = match place {
+    let done = match place {
         Place::Here(store) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
-            let engine = Engine::new(store, sandbox, registry::Client::new().with_ambient(aws::ambient()));
+            let engine = configuration::engine(config, store, sandbox)?;
             let session = Arc::new(plan.session);
-            until_interrupted(runtime, builder::build::build(&engine, session, events, plan.request))
+            let is_question = plan.call.is_some();
+            until_interrupted(runtime, async move {
+                if is_question {
+                    return builder::build::ask(&engine, session, events, plan.request).await.map(Done::Answered);
+                }
+                builder::build::build(&engine, session, events, plan.request).await.map(Done::Built)
+            })
         }
         Place::There(There { runtime, client }) => {
-            let mut plan = plan;
             runtime.block_on(aws::lend(&mut plan.request));
             let request = daemon::client::request(&plan.request);
             let offered = place::offered(plan.session);
-            until_interrupted(runtime, async move { client.build(offered, request, &events).await })
+            let (is_question, id) = (plan.call.is_some(), request.r#ref.clone());
+            let wants_provenance = flags.metadata_file.is_some() && metadata::Told::wanted() != metadata::Told::Nothing;
+            until_interrupted(runtime, async move {
+                if is_question {
+                    return client.answer_or_why(offered, request, &events).await.map(Done::Answered);
+                }
+                let mut response = client.build(offered, request, &events).await?;
+                if wants_provenance {
+                    response.provenance = client.provenance(&id).await.map_err(|e| Error::Request(e.to_string()))?;
+                }
+                Ok(Done::Built(response))
+            })
         }
     };
     progress.finish();
-    let response = match outcome {
-        None => return Err(Failure { code: 130, text: "interrupted".to_owned() }),
-        Some(Err(error)) => return Err(failure(&error)),
-        Some(Ok(response)) => response,
-    };
-    caches::finish(&cache_to, &response.caches).map_err(Failure::failed)?;
-    write_results(flags, &response)?;
-    Ok(())
+    match done {
+        None => Err(Failure { code: 130, text: "interrupted".to_owned() }),
+        Some(Err(error)) => Err(failure(&error)),
+        Some(Ok(Done::Answered(answer))) => {
+            let Some(call) = &plan.call else { return Ok(()) };
+            let (text, ended) = call.show(&answer, &plan.dockerfile);
+            print!("{text}");
+            ended
+        }
+        Some(Ok(Done::Built(response))) => {
+            caches::finish(&cache_to, &response.caches).map_err(Failure::failed)?;
+            write_results(flags, &response)
+        }
+    }
+}
+
+/// What it came to.
+enum Done {
+    /// A question was answered.
+    Answered(Answer),
+    /// Something was built.
+    Built(Response),
 }
 
 /// What a build comes to; `None` when the user interrupts it. Nothing tells of progress any more afterwards.
@@ -97,39 +130,21 @@ fn failure(error: &Error) -> Failure {
 
 /// What is written beside the outputs.
 fn write_results(flags: &Flags, response: &Response) -> Result<(), Failure> {
-    let digest = response.exporter.get("containerimage.digest");
+    // An image's id is its configuration's digest; several images in an index have only that one's.
+    let id =
+        ["containerimage.config.digest", "containerimage.digest"].iter().find_map(|key| response.exporter.get(*key));
     let write = |path: &Path, text: &[u8]| {
         std::fs::write(path, text).map_err(|e| Failure::failed(format!("can't write {}: {e}", path.display())))
     };
-    if let (Some(path), Some(digest)) = (&flags.iidfile, digest) {
-        write(path, digest.as_bytes())?;
+    if let Some(path) = &flags.iidfile {
+        write(path, id.map(String::as_bytes).unwrap_or_default())?;
     }
     if let Some(path) = &flags.metadata_file {
-        let json = serde_json::to_vec_pretty(&metadata(response)).map_err(Failure::failed)?;
+        let json = serde_json::to_vec_pretty(&metadata::of(response)).map_err(Failure::failed)?;
         write(path, &json)?;
     }
-    if flags.quiet
-        && let Some(digest) = digest
-    {
-        println!("{digest}");
+    if let (true, Some(id)) = (flags.is_quiet(), id) {
+        println!("{id}");
     }
     Ok(())
-}
-
-/// The response as buildx writes it: the descriptor is an object.
-fn metadata(response: &Response) -> serde_json::Value {
-    use base64::Engine;
-    let mut object = serde_json::Map::new();
-    for (key, value) in &response.exporter {
-        let decoded = (key == "containerimage.descriptor")
-            .then(|| base64::engine::general_purpose::STANDARD.decode(value).ok())
-            .flatten()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        object.insert(key.clone(), decoded.unwrap_or_else(|| serde_json::Value::String(value.clone())));
-    }
-    for (name, provenance) in &response.provenance {
-        let suffix = if name.is_empty() { String::new() } else { format!("/{name}") };
-        object.insert(format!("buildx.build.provenance{suffix}"), provenance.clone());
-    }
-    serde_json::Value::Object(object)
 }

@@ -208,7 +208,7 @@ pub fn run() -> Result<(), Failure> {
     // buildkitd reads its default file when there is one.
     let usual = settings.join("buildkit/buildkitd.toml");
     let file = given.config.clone().or_else(|| usual.exists().then_some(usual));
-    let mut config = file.as_deref().map_or(Ok(Config::default()), super::read)?;
+    let mut config = file.as_deref().map_or(Ok(Config::default()), crate::commands::configuration::read)?;
     given.judge()?;
     given.apply(&mut config)?;
     let root = given.root.clone().or(config.root.clone()).unwrap_or_else(|| data.join("buildkit"));

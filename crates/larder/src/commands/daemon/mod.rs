@@ -7,12 +7,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ::daemon::address::ServerTls;
-use ::daemon::config::{Config, Dns, Verify, Worker};
+use ::daemon::config::{Config, Verify};
 use ::daemon::{Address, Daemon, Door, Guard, serve};
-use builder::Engine;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, Root, SOCKET, USUAL_SOCKET, aws, open};
+use super::{Failure, SOCKET, USUAL_SOCKET, configuration, open};
 use crate::systemd;
 
 /// Serve BuildKit's API for docker buildx
@@ -30,9 +29,6 @@ pub struct Flags {
     /// Let builds ask for `network.host` or `security.insecure`
     #[arg(long, value_name = "NAME", value_parser = ["network.host", "security.insecure"])]
     allow_insecure_entitlement: Vec<String>,
-    /// Configuration file, with buildkitd.toml's keys
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Never collect by itself
     #[arg(long)]
     no_gc: bool,
@@ -87,20 +83,11 @@ fn socket(name: &str) -> String {
 }
 
 /// Serves until a signal comes.
-pub fn run(root: &Root, flags: Flags) -> Result<(), Failure> {
-    let mut config = flags.config.as_deref().map_or(Ok(Config::default()), read)?;
+pub fn run(root: &Path, mut config: Config, flags: Flags) -> Result<(), Failure> {
     config.insecure_entitlements.extend(flags.allow_insecure_entitlement);
     let Flags { addr, tls, no_gc, registry, .. } = flags;
     let options = Options { addresses: addr, tls, no_gc, registry };
-    let path = config.root.clone().filter(|_| root.is_usual).unwrap_or_else(|| root.path.clone());
-    start(&path, config, &options, &socket(USUAL_SOCKET))
-}
-
-/// Reads a configuration, and says what of it does nothing.
-fn read(path: &Path) -> Result<Config, Failure> {
-    let (config, left_out) = Config::read(path).map_err(Failure::usage)?;
-    left_out.iter().for_each(|text| eprintln!("warning: {}: {text}", path.display()));
-    Ok(config)
+    start(root, config, &options, &socket(USUAL_SOCKET))
 }
 
 /// Opens every door. Where the store is, a command finds its daemon, so there is always one there too.
@@ -154,8 +141,6 @@ fn start(root: &Path, config: Config, options: &Options, usual: &str) -> Result<
         collector: collects.then(|| worker.clone()),
         frontends: config.frontends(),
     };
-    let registry = registry::Client::new().with_mirrors(config.mirrors()).with_plain(config.plain());
-    let registry = registry.with_ambient(aws::ambient()).with_trusts(config.trusts().map_err(Failure::usage)?);
     let store = open(root)?;
     let doors = doors(root, addresses, &guard)?;
     for door in &doors {
@@ -164,7 +149,7 @@ fn start(root: &Path, config: Config, options: &Options, usual: &str) -> Result<
     let cgroup_parent = Some(worker.default_cgroup_parent.clone()).filter(|parent| !parent.is_empty());
     let sandbox = sandbox::Config { cgroup_parent, ..sandbox::Config::default() };
     let sandbox = sandbox::Sandbox::new(sandbox).map_err(Failure::failed)?;
-    let engine = Engine::with_settings(store, sandbox, registry, builder(&config, &worker)?);
+    let engine = configuration::engine(&config, store, sandbox)?;
     let daemon = Daemon::new(engine.clone(), settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let served = runtime.block_on(async {
@@ -187,17 +172,6 @@ fn start(root: &Path, config: Config, options: &Options, usual: &str) -> Result<
     runtime.shutdown_timeout(std::time::Duration::from_secs(10));
     engine.store.flush()?;
     served
-}
-
-/// What the configuration sets for every build.
-fn builder(config: &Config, worker: &Worker) -> Result<builder::Settings, Failure> {
-    let Dns { nameservers, options, search_domains } = config.dns.clone();
-    Ok(builder::Settings {
-        provenance: config.provenance().map_err(Failure::usage)?,
-        retention: config.history.retention(),
-        parallelism: worker.max_parallelism,
-        dns: sandbox::Dns { nameservers, options, search: search_domains },
-    })
 }
 
 /// Serves a registry in the background, on the same blobs: those of the store are taken by a second name for their files.
