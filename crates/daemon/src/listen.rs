@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use proto::bridge::llb_bridge_server::LlbBridgeServer;
+use proto::calls::Served;
 use proto::content::ContentServer;
 use proto::control::control_server::ControlServer;
 use proto::trace::TraceServer;
@@ -235,9 +236,9 @@ fn router(daemon: Daemon, server: Server) -> Router {
     let control =
         ControlServer::new(daemon.clone()).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let control = Versioned { inner: control, version: workers::full_version() };
-    let content = ContentServer::new(Content(daemon.engine.clone()));
-    let traces = TraceServer::new(daemon.traces.clone());
-    let questions = crate::questions::Questions(daemon.clone());
+    let content = Served(ContentServer::new(Content(daemon.engine.clone())));
+    let traces = Served(TraceServer::new(daemon.traces.clone()));
+    let questions = Served(crate::questions::Questions(daemon.clone()));
     let bridge = LlbBridgeServer::new(Bridge::Clients(daemon))
         .max_decoding_message_size(MESSAGE)
         .max_encoding_message_size(MESSAGE);

@@ -2,22 +2,19 @@
 //! One call, `/larder.v1.Larder/Ask`: a stream of bytes each way, of which the asker's first message is the question as
 //! JSON. A daemon that is not larder refuses it as unknown, and its askers do with less.
 
-use std::convert::Infallible;
 use std::io::Write;
-use std::task::{Context, Poll};
 
-use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use proto::calls::Calls;
 use proto::control::BytesMessage;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::http;
-use tonic::server::{Grpc, NamedService};
+use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
-use tower::Service;
 
 use crate::Daemon;
 use crate::session::MESSAGE;
@@ -71,33 +68,21 @@ type Answers = BoxStream<'static, Result<BytesMessage, Status>>;
 #[derive(Clone)]
 pub struct Questions(pub Daemon);
 
-impl NamedService for Questions {
+impl Calls for Questions {
     const NAME: &'static str = "larder.v1.Larder";
-}
 
-impl Service<http::Request<Body>> for Questions {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let daemon = self.0.clone();
-        Box::pin(async move {
-            if request.uri().path() != ASK {
-                return Ok(Status::unimplemented("larder knows no such call").into_http());
-            }
-            let service = tower::service_fn(move |request: Request<Streaming<BytesMessage>>| {
-                let daemon = daemon.clone();
-                async move { answer(&daemon, request.into_inner()).await.map(Response::new) }
-            });
-            let mut grpc = Grpc::new(ProstCodec::<BytesMessage, BytesMessage>::default());
-            grpc = grpc.apply_max_message_size_config(Some(MESSAGE), None);
-            Ok(grpc.streaming(service, request).await)
-        })
+    async fn answer(self, request: http::Request<Body>) -> http::Response<Body> {
+        if request.uri().path() != ASK {
+            return Status::unimplemented("larder knows no such call").into_http();
+        }
+        let Questions(daemon) = self;
+        let service = tower::service_fn(move |request: Request<Streaming<BytesMessage>>| {
+            let daemon = daemon.clone();
+            async move { answer(&daemon, request.into_inner()).await.map(Response::new) }
+        });
+        let mut grpc = Grpc::new(ProstCodec::<BytesMessage, BytesMessage>::default());
+        grpc = grpc.apply_max_message_size_config(Some(MESSAGE), None);
+        grpc.streaming(service, request).await
     }
 }
 

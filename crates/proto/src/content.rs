@@ -2,15 +2,16 @@
 //! Messages, paths, and the service that reads (`containerd.services.content.v1`); whose content it is, is known above.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures_util::stream::BoxStream;
-use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
-use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, http};
+use tonic::server::{Grpc, ServerStreamingService, UnaryService};
 use tonic::{Request, Status, async_trait};
 use tonic_prost::ProstCodec;
+
+use crate::calls::Calls;
 
 /// Asks about one blob.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -146,6 +147,8 @@ pub struct AbortRequest {
     pub r#ref: String,
 }
 
+/// The service's full name.
+pub const NAME: &str = "containerd.services.content.v1.Content";
 /// Metadata that says which of a client's content stores a call is for.
 pub const STORE: &str = "buildkit-attachable-store-id";
 /// Path of the method that writes.
@@ -176,7 +179,7 @@ pub trait Content: Send + Sync + 'static {
     async fn read(&self, request: ReadRequest) -> Result<Parts, Status>;
 }
 
-/// The service over HTTP/2. Methods that would write are answered as unimplemented.
+/// The service. Methods that would write are answered as unimplemented.
 pub struct ContentServer<T>(Arc<T>);
 
 impl<T> ContentServer<T> {
@@ -190,10 +193,6 @@ impl<T> Clone for ContentServer<T> {
     fn clone(&self) -> ContentServer<T> {
         ContentServer(self.0.clone())
     }
-}
-
-impl<T> NamedService for ContentServer<T> {
-    const NAME: &'static str = "containerd.services.content.v1.Content";
 }
 
 struct Infos<T>(Arc<T>);
@@ -231,28 +230,15 @@ impl<T: Content> ServerStreamingService<ReadRequest> for Reads<T> {
     }
 }
 
-impl<T: Content, B> Service<http::Request<B>> for ContentServer<T>
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
+impl<T: Content> Calls for ContentServer<T> {
+    const NAME: &'static str = NAME;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let content = self.0.clone();
-        Box::pin(async move {
-            Ok(match request.uri().path() {
-                INFO => Grpc::new(ProstCodec::default()).unary(Infos(content), request).await,
-                LIST => Grpc::new(ProstCodec::default()).server_streaming(Listings(content), request).await,
-                READ => Grpc::new(ProstCodec::default()).server_streaming(Reads(content), request).await,
-                path => Status::unimplemented(format!("{path}: this content is only read")).into_http(),
-            })
-        })
+    async fn answer(self, request: http::Request<Body>) -> http::Response<Body> {
+        match request.uri().path() {
+            INFO => Grpc::new(ProstCodec::default()).unary(Infos(self.0), request).await,
+            LIST => Grpc::new(ProstCodec::default()).server_streaming(Listings(self.0), request).await,
+            READ => Grpc::new(ProstCodec::default()).server_streaming(Reads(self.0), request).await,
+            path => Status::unimplemented(format!("{path}: this content is only read")).into_http(),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! BuildKit's services and messages under larder's names, and the parts that the packaged definitions lack.
 //! Messages only: nothing here knows what a build is, and nothing above this floor writes tags by hand.
 
+pub mod calls;
 pub mod content;
 pub mod refusal;
 pub mod trace;

@@ -1,16 +1,15 @@
 //! OpenTelemetry's trace service (`opentelemetry.proto.collector.trace.v1`), as far as clients send spans to a daemon.
 //! Messages and the service around one method; what becomes of the spans is known above.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use tonic::Request;
-use tonic::body::Body as GrpcBody;
-use tonic::codegen::{Body, BoxFuture, Service, StdError, http};
-use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::{Response, Status};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, http};
+use tonic::server::{Grpc, UnaryService};
+use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
+
+use crate::calls::Calls;
 
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident { $($(#[$fdoc:meta])* [$($attr:tt)*] $field:ident : $ty:ty),* $(,)? })*) => {
@@ -130,7 +129,7 @@ pub trait Collector: Send + Sync + 'static {
     fn take(&self, spans: ExportRequest);
 }
 
-/// The service over HTTP/2.
+/// The service.
 pub struct TraceServer<T>(Arc<T>);
 
 impl<T> TraceServer<T> {
@@ -146,10 +145,6 @@ impl<T> Clone for TraceServer<T> {
     }
 }
 
-impl<T> NamedService for TraceServer<T> {
-    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
-}
-
 struct Exports<T>(Arc<T>);
 
 impl<T: Collector> UnaryService<ExportRequest> for Exports<T> {
@@ -161,26 +156,13 @@ impl<T: Collector> UnaryService<ExportRequest> for Exports<T> {
     }
 }
 
-impl<T: Collector, B> Service<http::Request<B>> for TraceServer<T>
-where
-    B: Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<GrpcBody>;
-    type Error = Infallible;
-    type Future = BoxFuture<Self::Response, Infallible>;
+impl<T: Collector> Calls for TraceServer<T> {
+    const NAME: &'static str = "opentelemetry.proto.collector.trace.v1.TraceService";
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let collector = self.0.clone();
-        Box::pin(async move {
-            Ok(match request.uri().path() {
-                EXPORT => Grpc::new(ProstCodec::default()).unary(Exports(collector), request).await,
-                path => Status::unimplemented(format!("{path}: no method of the trace service")).into_http(),
-            })
-        })
+    async fn answer(self, request: http::Request<Body>) -> http::Response<Body> {
+        match request.uri().path() {
+            EXPORT => Grpc::new(ProstCodec::default()).unary(Exports(self.0), request).await,
+            path => Status::unimplemented(format!("{path}: no method of the trace service")).into_http(),
+        }
     }
 }

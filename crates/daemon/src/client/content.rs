@@ -1,15 +1,13 @@
 //! The client's blobs (`containerd.services.content.v1`), served to a daemon: OCI layouts and folders of caches, by the
 //! session port's names for them. The daemon's calls of it are `session::content`.
 
-use std::convert::Infallible;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use builder::session::{Content as Port, Shared};
-use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use oci::Digest;
+use proto::calls::Calls;
 use proto::content::{
     ABORT, AbortRequest, INFO, Info, InfoRequest, InfoResponse, READ, ReadRequest, ReadResponse, STORE, WRITE,
     WriteAction, WriteRequest, WriteResponse,
@@ -18,10 +16,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::http;
-use tonic::server::{Grpc, NamedService};
+use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
-use tower::Service;
 
 use super::offer::status;
 use crate::session::{MESSAGE, value};
@@ -35,46 +32,33 @@ type Items<T> = BoxStream<'static, Result<T, Status>>;
 #[derive(Clone)]
 pub struct Content(pub Shared);
 
-impl NamedService for Content {
-    const NAME: &'static str = "containerd.services.content.v1.Content";
-}
+impl Calls for Content {
+    const NAME: &'static str = proto::content::NAME;
 
-impl Service<http::Request<Body>> for Content {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let session = self.0.clone();
-        Box::pin(async move { Ok(answer(session, request).await) })
-    }
-}
-
-async fn answer(session: Shared, request: http::Request<Body>) -> http::Response<Body> {
-    match request.uri().path() {
-        INFO => {
-            let service = tower::service_fn(move |request| info(session.clone(), request));
-            Grpc::new(ProstCodec::<InfoResponse, InfoRequest>::default()).unary(service, request).await
+    async fn answer(self, request: http::Request<Body>) -> http::Response<Body> {
+        let Content(session) = self;
+        match request.uri().path() {
+            INFO => {
+                let service = tower::service_fn(move |request| info(session.clone(), request));
+                Grpc::new(ProstCodec::<InfoResponse, InfoRequest>::default()).unary(service, request).await
+            }
+            READ => {
+                let service = tower::service_fn(move |request| read(session.clone(), request));
+                Grpc::new(ProstCodec::<ReadResponse, ReadRequest>::default()).server_streaming(service, request).await
+            }
+            WRITE => {
+                let service = tower::service_fn(move |request| write(session.clone(), request));
+                let grpc = Grpc::new(ProstCodec::<WriteResponse, WriteRequest>::default());
+                grpc.apply_max_message_size_config(Some(MESSAGE), None).streaming(service, request).await
+            }
+            ABORT => {
+                // A write that was not committed has left nothing.
+                let service =
+                    tower::service_fn(|_: Request<AbortRequest>| async { Ok::<_, Status>(Response::new(())) });
+                Grpc::new(ProstCodec::<(), AbortRequest>::default()).unary(service, request).await
+            }
+            path => Status::unimplemented(format!("{path} is not offered")).into_http(),
         }
-        READ => {
-            let service = tower::service_fn(move |request| read(session.clone(), request));
-            Grpc::new(ProstCodec::<ReadResponse, ReadRequest>::default()).server_streaming(service, request).await
-        }
-        WRITE => {
-            let service = tower::service_fn(move |request| write(session.clone(), request));
-            let grpc = Grpc::new(ProstCodec::<WriteResponse, WriteRequest>::default());
-            grpc.apply_max_message_size_config(Some(MESSAGE), None).streaming(service, request).await
-        }
-        ABORT => {
-            // A write that was not committed has left nothing.
-            let service = tower::service_fn(|_: Request<AbortRequest>| async { Ok::<_, Status>(Response::new(())) });
-            Grpc::new(ProstCodec::<(), AbortRequest>::default()).unary(service, request).await
-        }
-        path => Status::unimplemented(format!("{path} is not offered")).into_http(),
     }
 }
 

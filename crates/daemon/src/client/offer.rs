@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use builder::session::{Error, Filter, Shared, SshSocket};
 use futures_util::stream::{self, BoxStream, StreamExt};
+use proto::calls::Served;
 use proto::control::BytesMessage;
 use proto::files::Packet;
 use proto::files::packet::PacketType;
@@ -79,8 +80,8 @@ pub async fn serve(
         .initial_connection_window_size(tunnel::WINDOW)
         .add_service(HealthServer::new(crate::control::health::Health))
         .add_service(sync)
-        .add_service(Content(session.clone()))
-        .add_service(FileSend(session))
+        .add_service(Served(Content(session.clone())))
+        .add_service(Served(FileSend(session)))
         .add_service(AuthServer::new(offer.clone()))
         .add_service(SecretsServer::new(offer.clone()))
         .add_service(SshServer::new(offer.clone()))

@@ -1,25 +1,22 @@
 //! Outputs that the daemon sends (`FileSend`): bytes or packets, by what the output is on this side.
-//! Both forms have one name on the wire, so the service is written out here.
+//! Both forms have one name on the wire, so their call is taken apart here.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use builder::session::{Folder, Output, Shared, Sink};
-use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream, StreamExt};
+use proto::calls::Calls;
 use proto::files::Packet;
 use proto::filesync::BytesMessage;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::body::Body;
 use tonic::codegen::http;
-use tonic::server::{Grpc, NamedService};
+use tonic::server::Grpc;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
-use tower::Service;
 
 use crate::session::MESSAGE;
 use crate::session::mirror::receive::Receiver;
@@ -33,22 +30,11 @@ type Items<T> = BoxStream<'static, Result<T, Status>>;
 #[derive(Clone)]
 pub struct FileSend(pub Shared);
 
-impl NamedService for FileSend {
+impl Calls for FileSend {
     const NAME: &'static str = "moby.filesync.v1.FileSend";
-}
 
-impl Service<http::Request<Body>> for FileSend {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let session = self.0.clone();
-        Box::pin(async move { Ok(receive(session, request).await) })
+    async fn answer(self, request: http::Request<Body>) -> http::Response<Body> {
+        receive(self.0, request).await
     }
 }
 
