@@ -26,9 +26,9 @@ pub async fn run(engine: Arc<Engine>, jobs: Jobs, worker: Worker) {
             continue;
         }
         collected = builds;
-        let (store, worker) = (engine.store.clone(), worker.clone());
+        let (store, worker, jobs) = (engine.store.clone(), worker.clone(), jobs.clone());
         let swept = tokio::task::spawn_blocking(move || {
-            let inventory = Inventory::take(&store)?;
+            let inventory = Inventory::take(&store)?.going_since(jobs.going_since());
             // It was read when the daemon started.
             let policy = worker.policy(inventory.disk).unwrap_or_else(|_| Policy::standard(inventory.disk));
             let swept = sweep(&store, plan(&inventory, &policy, now_millis()))?;

@@ -56,13 +56,13 @@ pub fn list(store: &Store, request: &DiskUsageRequest) -> Result<DiskUsageRespon
     Ok(DiskUsageResponse { record })
 }
 
-/// Removes what the request names and nobody needs. `asker` is told to whoever misses it later; `idle`: whether no build
-/// is under way.
+/// Removes what the request names and nobody needs. `asker` is told to whoever misses it later; `going_since`: when the
+/// oldest build that goes on began (milliseconds since 1970).
 pub fn prune(
     store: &Store,
     request: &PruneRequest,
     asker: &str,
-    idle: impl Fn() -> bool,
+    going_since: impl Fn() -> Option<u64>,
 ) -> Result<Vec<UsageRecord>, Status> {
     let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
     let rule = Rule {
@@ -74,10 +74,7 @@ pub fn prune(
         max_used_space: bytes(request.max_used_space),
         min_free_space: bytes(request.min_free_space),
     };
-    let mut inventory = Inventory::take(store).map_err(failed)?;
-    if idle() {
-        inventory.settle();
-    }
+    let inventory = Inventory::take(store).map_err(failed)?.going_since(going_since());
     let plan = lifecycle::plan(&inventory, &Policy::asked(asker, rule), builder::event::now_millis());
     let swept = lifecycle::sweep(store, plan).map_err(failed)?;
     store.flush().map_err(failed)?;

@@ -136,9 +136,17 @@ fn a_plan_that_does_not_hold_any_more_spares() {
     assert!(swept.gone.is_empty() && swept.spared.len() == 2, "{swept:?}");
     assert_eq!(store.snapshots().layers(top).unwrap().len(), 2);
     drop(lease);
-    // Made a moment ago by this process, and of no record: a running build's.
-    let made = plan(&Inventory::take(&store).unwrap(), &all(), store.snapshots().info(top).unwrap().created);
-    assert!(made.keeps.contains(&(Resource::Snapshot(top), Keep::Young)));
+    // Made a moment ago by this process, and of no record: a build's, if one goes on that began before.
+    let inventory = Inventory::take(&store).unwrap();
+    let created = store.snapshots().info(top).unwrap().created;
+    let stays = |inventory: &Inventory| {
+        let made = plan(inventory, &all(), created);
+        made.keeps.contains(&(Resource::Snapshot(top), Keep::Young))
+    };
+    assert!(stays(&inventory), "nobody says which builds go on");
+    assert!(stays(&inventory.clone().going_since(Some(created))));
+    assert!(!stays(&inventory.clone().going_since(Some(created + 1))));
+    assert!(!stays(&inventory.going_since(None)));
 }
 
 #[test]
@@ -183,7 +191,7 @@ fn inventory(rows: &[(u64, u64, u64, Option<usize>)]) -> Inventory {
             UsageRecord { id: ids[n].to_string(), size: *size, last_used: Some(*used), ..UsageRecord::default() };
         Item { parent: parent.map(|p| ids[p]), cost: *cost, ..Item::new(Resource::Snapshot(ids[n]), usage) }
     });
-    Inventory { items: items.collect(), disk: Disk { total: 1000, free: 100 } }
+    Inventory { items: items.collect(), disk: Disk { total: 1000, free: 100 }, going_since: u64::MAX }
 }
 
 fn dropped(plan: &store::lifecycle::Plan) -> Vec<usize> {
@@ -238,7 +246,7 @@ proptest! {
     #[test]
     fn a_plan_never_takes_what_it_must_not(
         rows in prop::collection::vec((0u64..1000, 0u64..100, 0u64..5000, any::<prop::sample::Index>(), 0u8..6), 0..40),
-        max in 0u64..20_000, reserved in 0u64..3000, keep in 0u64..100,
+        max in 0u64..20_000, reserved in 0u64..3000, keep in 0u64..100, going_since in 0u64..100,
     ) {
         let plain: Vec<_> = rows.iter().enumerate()
             .map(|(n, (size, used, cost, parent, _))| (*size, *used, *cost, (n > 0).then(|| parent.index(n)).filter(|p| p % 3 > 0)))
@@ -246,8 +254,10 @@ proptest! {
         let mut inventory = inventory(&plain);
         for (item, row) in inventory.items.iter_mut().zip(&rows) {
             item.usage.in_use = row.4 == 0;
-            item.young = row.4 == 1;
+            item.alone = row.4 == 1 || row.4 == 2;
+            item.usage.created = row.1;
         }
+        inventory.going_since = going_since;
         let rule = Rule { max_used_space: max, reserved_space: reserved, keep_duration: keep, ..Rule::default() };
         let target = if max == 0 && reserved == 0 { 0 } else { max.max(reserved) };
         let made = plan(&inventory, &Policy::asked("me", rule), 100);
@@ -257,7 +267,8 @@ proptest! {
         let total: u64 = plain.iter().map(|row| row.0).sum();
         for (n, item) in inventory.items.iter().enumerate() {
             if gone.contains(&n) {
-                prop_assert!(!item.usage.in_use && !item.young);
+                prop_assert!(!item.usage.in_use);
+                prop_assert!(!item.alone || item.usage.created < going_since);
                 prop_assert!(keep == 0 || plain[n].1 + keep <= 100);
                 let children = plain.iter().enumerate().filter(|(_, row)| row.3 == Some(n)).map(|(c, _)| c);
                 for child in children {

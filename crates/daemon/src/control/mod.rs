@@ -42,9 +42,9 @@ impl Control for Daemon {
         let is_ours = value(request.metadata(), "user-agent").starts_with(USER_AGENT);
         let asker = if is_ours { "larder prune" } else { "prune" };
         let jobs = self.jobs.clone();
-        let idle = move || jobs.active().is_empty();
+        let going_since = move || jobs.going_since();
         let (store, request) = (self.engine.store.clone(), request.into_inner());
-        let gone = usage::blocking(move || usage::prune(&store, &request, asker, idle)).await?;
+        let gone = usage::blocking(move || usage::prune(&store, &request, asker, going_since)).await?;
         Ok(Response::new(stream::iter(gone.into_iter().map(Ok)).boxed()))
     }
 

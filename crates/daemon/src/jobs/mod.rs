@@ -149,6 +149,11 @@ impl Jobs {
         self.0.count.load(Ordering::Relaxed)
     }
 
+    /// When the oldest build that goes on began, milliseconds since 1970.
+    pub fn going_since(&self) -> Option<u64> {
+        self.active().iter().map(|job| job.build.started() / 1000).min()
+    }
+
     /// Builds that go on now.
     pub fn active(&self) -> Vec<Arc<Job>> {
         self.0.lock().values().filter_map(|entry| entry.job.clone()).collect()

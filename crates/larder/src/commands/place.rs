@@ -144,7 +144,7 @@ impl Place {
     pub fn prune(&self, prune: Prune) -> Result<Vec<UsageRecord>, Failure> {
         match self {
             Place::Here(store) => {
-                let gone = usage::prune(store, &PruneRequest::from(prune), "larder prune", || true);
+                let gone = usage::prune(store, &PruneRequest::from(prune), "larder prune", || None);
                 gone.map_err(|status| Failure::failed(status.message()))
             }
             Place::There(there) => there.runtime.block_on(async {

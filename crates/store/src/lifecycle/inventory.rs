@@ -57,8 +57,8 @@ pub struct Item {
     pub records: Vec<Digest>,
     /// The image that cannot be read without it.
     pub image: Option<String>,
-    /// Made by this process a moment ago and not referred to yet: perhaps a running build's.
-    pub young: bool,
+    /// Nothing refers to it: a build that goes on made it, or one that ended without a use for it.
+    pub alone: bool,
 }
 
 /// The file system that holds the store.
@@ -77,23 +77,27 @@ pub struct Inventory {
     pub items: Vec<Item>,
     /// The disk.
     pub disk: Disk,
+    /// Milliseconds since 1970: what was made since then and is alone may belong to a build that goes on.
+    pub going_since: u64,
 }
 
-/// A thing without an owner is a running build's for at most so long (milliseconds).
+/// Where nobody says which builds go on, what is alone is a build's for so long (milliseconds).
 const YOUNG: u64 = 600_000;
 
 impl Inventory {
-    /// Nothing is being built: what is young is nobody's.
-    pub fn settle(&mut self) {
-        self.items.iter_mut().for_each(|item| item.young = false);
-    }
-
     /// Takes the inventory of `store`.
     pub fn take(store: &Store) -> Result<Inventory> {
+        let going_since = store.0.opened.max(clock::now().saturating_sub(YOUNG));
         store.with_ballast(|| {
             measure_missing(store)?;
-            Ok(Inventory { items: Tally::read(store)?.items(store)?, disk: Disk::of(store.root())? })
+            Ok(Inventory { items: Tally::read(store)?.items()?, disk: Disk::of(store.root())?, going_since })
         })
+    }
+
+    /// The same of a store whose oldest build that goes on began at `since`, milliseconds since 1970; `None`: none does.
+    /// To be asked after the inventory was taken: a build that begins later has made nothing that is in it.
+    pub fn going_since(self, since: Option<u64>) -> Inventory {
+        Inventory { going_since: since.unwrap_or(u64::MAX), ..self }
     }
 
     /// The rows of `du`, oldest first. Loose records take no room and are not listed.
@@ -211,7 +215,7 @@ impl Tally {
         })
     }
 
-    fn items(&self, store: &Store) -> Result<Vec<Item>> {
+    fn items(&self) -> Result<Vec<Item>> {
         let mut by_snapshot: HashMap<SnapshotId, Vec<Digest>> = HashMap::new();
         let mut loose_records = Vec::new();
         let known: HashSet<SnapshotId> = self.snapshots.iter().map(|(id, _)| *id).collect();
@@ -222,18 +226,16 @@ impl Tally {
                 loose_records.push((*id, row));
             }
         }
-        let recent = |created: u64| created >= store.0.opened && clock::now().saturating_sub(created) < YOUNG;
         let mut taken: HashSet<Digest> = self.image_blobs.union(&self.history_blobs).copied().collect();
         let mut items = Vec::new();
         for (id, row) in &self.snapshots {
             let records = by_snapshot.remove(id).unwrap_or_default();
-            let young = records.is_empty() && recent(row.created);
-            items.push(self.snapshot(*id, row, records, young, &mut taken));
+            items.push(self.snapshot(*id, row, records, &mut taken));
         }
         items.extend(self.volumes.iter().map(|(id, row)| self.volume(*id, row)));
         items.extend(loose_records.into_iter().map(|(id, row)| self.loose_record(id, row, &mut taken)));
         let loose = self.blobs.iter().filter(|(digest, _)| !taken.contains(digest));
-        items.extend(loose.map(|(digest, row)| self.loose_blob(*digest, row, recent(row.created))));
+        items.extend(loose.map(|(digest, row)| self.loose_blob(*digest, row)));
         items.sort_by_key(|item| (item.usage.created, item.resource));
         Ok(items)
     }
@@ -243,7 +245,6 @@ impl Tally {
         id: SnapshotId,
         row: &snapshots::Row,
         records: Vec<Digest>,
-        young: bool,
         taken: &mut HashSet<Digest>,
     ) -> Item {
         let mut usage = self.usage(Resource::Snapshot(id), row.created);
@@ -261,7 +262,8 @@ impl Tally {
         let cost = records.iter().filter_map(|id| self.records.get(id)).map(|row| row.cost).max().unwrap_or(0);
         // An image that has the layer as a blob can be read without the snapshot.
         let image = named.filter(|_| !image_has_layer).cloned();
-        Item { resource: Resource::Snapshot(id), usage, parent: row.parent, cost, blobs, records, image, young }
+        let alone = records.is_empty();
+        Item { resource: Resource::Snapshot(id), usage, parent: row.parent, cost, blobs, records, image, alone }
     }
 
     fn volume(&self, id: u64, row: &volumes::Row) -> Item {
@@ -276,14 +278,14 @@ impl Tally {
         Item::new(resource, usage)
     }
 
-    fn loose_blob(&self, digest: Digest, row: &blobs::Row, young: bool) -> Item {
+    fn loose_blob(&self, digest: Digest, row: &blobs::Row) -> Item {
         let resource = Resource::Blob(digest);
         let mut usage = self.usage(resource, row.created);
         usage.size = row.size;
         usage.id = digest.to_string();
         usage.kind = Kind::Internal;
         usage.description = "blob without a layer".to_owned();
-        Item { blobs: vec![digest], young, ..Item::new(resource, usage) }
+        Item { blobs: vec![digest], alone: true, ..Item::new(resource, usage) }
     }
 
     fn loose_record(&self, id: Digest, row: &records::Row, taken: &mut HashSet<Digest>) -> Item {
@@ -337,7 +339,7 @@ impl Item {
             blobs: Vec::new(),
             records: Vec::new(),
             image: None,
-            young: false,
+            alone: false,
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{Kind, Resource, SnapshotId};
 pub enum Keep {
     /// Somebody needs it just now.
     InUse,
-    /// A running build made it a moment ago.
+    /// A build that goes on may have made it.
     Young,
     /// This image cannot be read without it.
     Image(String),
@@ -126,7 +126,7 @@ impl<'a> State<'a> {
                 meant.push(false);
                 continue;
             }
-            let reason = stays(item, rule, self.now);
+            let reason = stays(item, rule, self.inventory.going_since, self.now);
             meant.push(reason.is_none());
             match reason {
                 Some(reason) => self.keep[place] = reason,
@@ -200,13 +200,13 @@ impl<'a> State<'a> {
 }
 
 /// Why `item` stays whatever room there is, or `None` when `rule` may take it.
-fn stays(item: &Item, rule: &Rule, now: u64) -> Option<Keep> {
+fn stays(item: &Item, rule: &Rule, going_since: u64, now: u64) -> Option<Keep> {
     let usage = &item.usage;
     let special = matches!(usage.kind, Kind::Internal | Kind::Frontend) || usage.shared;
     let recent = usage.last_used.unwrap_or(usage.created).saturating_add(rule.keep_duration) > now;
     if usage.in_use {
         Some(Keep::InUse)
-    } else if item.young {
+    } else if item.alone && usage.created >= going_since {
         Some(Keep::Young)
     } else if let Some(name) = &item.image {
         Some(Keep::Image(name.clone()))
