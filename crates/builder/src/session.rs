@@ -46,8 +46,9 @@ pub struct Directory {
     pub root: PathBuf,
     /// Names the directory between builds, so that its stat index is found again.
     pub identity: String,
-    /// Its files are only ever replaced, never changed in place, and lie beside the store: they may be linked.
-    pub linkable: bool,
+    /// Set for a mirror of ours: its files are only ever replaced, never changed in place, and lie beside the store, so
+    /// that they may be linked. These were hashed as they came.
+    pub mirror: Option<store::tree::Known>,
     /// Bytes that were brought from the client for it just now.
     pub transferred: u64,
     /// Keeps the directory as it is until this is dropped. A user's own directory has none.

@@ -54,12 +54,12 @@ impl Tree {
         let directory = work.session.directory(&name, &wanted).await?;
         let (part, current) = (format!("transferring {name}:"), directory.transferred);
         work.events.tell(What::Progress { step: work.step, part, current, total: 0, done: true });
-        let (guard, linkable) = (directory.guard.clone(), directory.linkable);
+        let (guard, linkable) = (directory.guard.clone(), directory.mirror.is_some());
         let store = work.engine.store.clone();
         let scanned = blocking("scanned the client's directory", move || {
             let filter =
                 store::tree::Filter { include: wanted.include, exclude: wanted.exclude, follow: wanted.follow };
-            store::tree::Tree::scan(&store, &directory.root, &directory.identity, &filter)
+            store::tree::Tree::scan(&store, &directory.root, &directory.identity, &filter, directory.mirror.as_ref())
         })
         .await?;
         Ok(Tree { name, scanned: Arc::new(scanned), linkable, stored: OnceCell::new(), _guard: guard })

@@ -6,24 +6,27 @@ pub mod receive;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use builder::session::{Directory, Error, Filter, MIRRORS};
-use futures_util::StreamExt;
 use oci::Digest;
 use proto::files::Packet;
+use proto::files::packet::PacketType;
 use proto::filesync::file_sync_client::FileSyncClient;
 use store::{Sharing, Store, Volume, VolumeRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::Request;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
+use tonic::{Request, Status, Streaming};
 
 use super::{Client, MESSAGE};
-use receive::{Mirror, Receiver};
+use receive::{Mirror, Received, Receiver};
 
-/// Packets that go to the thread that writes together, when so many are there: one costs more to pass than to take.
-const TOGETHER: usize = 32;
+/// So many packets, or bytes of files, or what came in so long a time go to the thread that writes together: waking it
+/// costs more than one packet does.
+const TOGETHER: usize = 256;
+const BYTES: usize = 256 << 10;
+const TIME: Duration = Duration::from_millis(1);
 /// How often so many wait for it.
 const WAITING: usize = 4;
 /// A file system's clock may be behind the machine's by so much: nanoseconds.
@@ -43,10 +46,11 @@ pub async fn sync(store: &Store, client: &Arc<Client>, name: &str, wanted: &Filt
     }
     // What a transfer that fails leaves is no longer known to be plain.
     write(&note, Mirror { plain: false, ..mirror })?;
-    let (transferred, plain) = transfer(client, name, wanted, &root, mirror).await?;
+    let Received { transferred, plain, known } = transfer(client, name, wanted, &root, mirror).await?;
     write(&note, Mirror { synced: began - CLOCK_STEP, plain })?;
     let identity = root.to_string_lossy().into_owned();
-    Ok(Directory { root, identity, linkable: true, transferred, guard: Some(Arc::new(std::sync::Mutex::new(volume))) })
+    let guard: Option<Arc<dyn Send + Sync>> = Some(Arc::new(std::sync::Mutex::new(volume)));
+    Ok(Directory { root, identity, mirror: Some(known), transferred, guard })
 }
 
 /// What is known of a mirror: the time, and `plain` if it is. Of a new one: nothing is in it.
@@ -81,7 +85,7 @@ async fn transfer(
     wanted: &Filter,
     root: &Path,
     mirror: Mirror,
-) -> Result<(u64, bool), Error> {
+) -> Result<Received, Error> {
     let (ask, asked) = mpsc::unbounded_channel::<Packet>();
     let mut request = Request::new(UnboundedReceiverStream::new(asked));
     let metadata = request.metadata_mut();
@@ -90,11 +94,11 @@ async fn transfer(
     append(metadata, "exclude-patterns", &wanted.exclude);
     append(metadata, "followpaths", &wanted.follow);
     let mut service = FileSyncClient::new(client.channel()).max_decoding_message_size(MESSAGE);
-    let refused = |status: tonic::Status| match status.code() {
+    let refused = |status: Status| match status.code() {
         tonic::Code::NotFound => Error::NoDirectory { name: name.to_owned() },
         _ => Error::Other(format!("can't sync the client's directory {name}: {}", status.message())),
     };
-    let mut incoming = service.diff_copy(request).await.map_err(refused)?.into_inner().ready_chunks(TOGETHER);
+    let mut incoming = service.diff_copy(request).await.map_err(refused)?.into_inner();
     let (pass, mut waiting) = mpsc::channel::<Vec<Packet>>(WAITING);
     let root = root.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
@@ -105,9 +109,10 @@ async fn transfer(
         receiver.finish()
     });
     let mut failed = None;
-    while let (None, Some(ready)) = (&failed, incoming.next().await) {
-        let taken = ready.into_iter().map_while(|packet| packet.map_err(|status| failed = Some(refused(status))).ok());
-        let packets = taken.collect();
+    while let Some(packets) = together(&mut incoming).await.unwrap_or_else(|status| {
+        failed = Some(refused(status));
+        None
+    }) {
         // A receiver that stopped has failed, and says why below.
         if pass.send(packets).await.is_err() {
             break;
@@ -119,6 +124,28 @@ async fn transfer(
         Some(error) => Err(error),
         None => written.map_err(|e| e.of(name)),
     }
+}
+
+/// The next packets, up to one that the client waits for an answer to. None at the end.
+async fn together(incoming: &mut Streaming<Packet>) -> Result<Option<Vec<Packet>>, Status> {
+    let Some(first) = incoming.message().await? else { return Ok(None) };
+    let until = tokio::time::Instant::now() + TIME;
+    let (mut packets, mut bytes) = (Vec::new(), 0);
+    let mut next = Some(first);
+    while let Some(packet) = next {
+        bytes += packet.data.len();
+        let waits = match PacketType::try_from(packet.r#type) {
+            Ok(PacketType::PacketStat) => packet.stat.is_none(),
+            kind => kind != Ok(PacketType::PacketData),
+        };
+        packets.push(packet);
+        if waits || bytes >= BYTES || packets.len() == TOGETHER {
+            break;
+        }
+        let Ok(more) = tokio::time::timeout_at(until, incoming.message()).await else { break };
+        next = more?;
+    }
+    Ok(Some(packets))
 }
 
 /// Values as the client reads them: escaped when one of them is not plain ASCII.

@@ -85,7 +85,7 @@ impl Port {
         };
         if let Some(root) = client.nearby.as_ref().and_then(|nearby| nearby.directory(name)) {
             let identity = root.to_string_lossy().into_owned();
-            return Ok(Directory { root: root.to_owned(), identity, linkable: false, transferred: 0, guard: None });
+            return Ok(Directory { root: root.to_owned(), identity, mirror: None, transferred: 0, guard: None });
         }
         if !client.offers("/moby.filesync.v1.FileSync/DiffCopy") {
             return Err(Error::NoDirectory { name: name.to_owned() });

@@ -55,7 +55,7 @@ impl Session for LocalSession {
         Box::pin(async move {
             let root = self.directories.get(name).ok_or_else(|| Error::NoDirectory { name: name.to_owned() })?;
             let identity = root.to_string_lossy().into_owned();
-            Ok(Directory { root: root.clone(), identity, linkable: false, transferred: 0, guard: None })
+            Ok(Directory { root: root.clone(), identity, mirror: None, transferred: 0, guard: None })
         })
     }
 

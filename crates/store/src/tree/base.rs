@@ -121,7 +121,7 @@ impl Copies {
             Kind::Dir => (self.began.is_after(&stat), None),
             _ => (true, entry.digest),
         };
-        let stayed = || fs::symlink_metadata(&*at).is_ok_and(|data| Stat::of(&data) == stat);
+        let stayed = || fs::symlink_metadata(&*at).is_ok_and(|data| Stat::of(&data, self.scanned.changes) == stat);
         let marked = kind == Kind::Dir && !(stayed() && view::xattrs(at).is_ok_and(|all| all.is_empty()));
         was.push(Was { depth, name, kind, stat, settled: settled_now, digest, marked });
         for child in &entry.children {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use oci::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::index::{Moment, Stat, write_whole};
+use super::index::{Changes, Moment, Stat, write_whole};
 use super::scan::Scanned;
 use crate::canvas::Attributes;
 use crate::error::{Doing, Result};
@@ -40,6 +40,7 @@ pub struct Copies {
 
 /// A look at the copies, for many files.
 pub struct Look {
+    changes: Changes,
     store: Store,
     known: Arc<Known>,
     began: Moment,
@@ -55,8 +56,8 @@ impl Copies {
 
     /// The copies as they are known now, for a layer that has `there` of them already.
     pub fn look<'a>(&self, there: impl Iterator<Item = &'a Copied>) -> Look {
-        let taken = Mutex::new(there.copied().collect());
-        Look { store: self.store.clone(), known: self.known(), began: Moment::now(), taken }
+        let (taken, changes) = (Mutex::new(there.copied().collect()), self.scanned.changes);
+        Look { changes, store: self.store.clone(), known: self.known(), began: Moment::now(), taken }
     }
 
     /// Notes the copies that the layer `id` holds, each by its path there. Copies of what the directory no longer has are
@@ -87,7 +88,7 @@ impl Copies {
 impl Look {
     /// What a copy of the file at `source` under `attributes` is: taken before the file is read.
     pub fn wanted(&self, source: &Path, attributes: &Attributes) -> Result<Copied> {
-        let stat = Stat::of(&fs::symlink_metadata(source).doing("look at", source)?);
+        let stat = Stat::of(&fs::symlink_metadata(source).doing("look at", source)?, self.changes);
         let Attributes { mode, uid, gid, time } = *attributes;
         Ok(Copied { stat, mode, uid, gid, time: (time.tv_sec, time.tv_nsec) })
     }
@@ -105,7 +106,7 @@ impl Look {
 
     /// Whether the file stayed as `wanted` says while it was read from `file`, and can't change unseen from now on.
     pub fn stayed(&self, wanted: &Copied, file: &File) -> bool {
-        let now = file.metadata().map(|data| Stat::of(&data));
+        let now = file.metadata().map(|data| Stat::of(&data, self.changes));
         now.is_ok_and(|now| now == wanted.stat) && self.began.is_after(&wanted.stat)
     }
 }

@@ -24,13 +24,15 @@ use crate::view::{self, Kind, Node, View, is_opaque, not_found};
 use crate::{SnapshotId, Store, format};
 pub use base::Base;
 pub use copies::{Copied, Copies, Look};
-use index::Moment;
+pub use header::Coming;
+use index::{Changes, Moment};
+pub use index::{Known, Stat};
 pub use scan::Filter;
 use scan::{Entry, Scanned};
 
 /// A look at the part of a directory that `wanted` names. No file is read, and nothing is kept.
 pub fn look(root: &Path, wanted: &Filter) -> Result<View> {
-    let scanned = scan::walk(root, wanted, &index::Index::empty())?;
+    let scanned = scan::walk(root, wanted, Changes::Anyhow, &index::Index::empty())?;
     Ok(View::of_scanned(Arc::new(scanned)))
 }
 
@@ -45,13 +47,18 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Scans a client's directory. `identity` names it between builds.
-    pub fn scan(store: &Store, root: &Path, identity: &str, wanted: &Filter) -> Result<Tree> {
+    /// Scans a client's directory. `identity` names it between builds. Of a mirror, whose files are only ever replaced, it
+    /// is known which were hashed just now.
+    pub fn scan(store: &Store, root: &Path, identity: &str, wanted: &Filter, mirror: Option<&Known>) -> Result<Tree> {
         let name = Digest::of(format!("{identity}\0{wanted:?}").as_bytes());
         let folder = store.root().join(format::SCANS);
         let index = index::Index::open(folder.join(name.hex()));
         let began = Moment::now();
-        let (scanned, count) = scan::scan(root, wanted, index, &store.root().join(format::TMP))?;
+        let (index, changes) = match mirror {
+            Some(known) => (index.with(known), Changes::ByReplacing),
+            None => (index, Changes::Anyhow),
+        };
+        let (scanned, count) = scan::scan(root, wanted, changes, index, &store.root().join(format::TMP))?;
         let scanned = Arc::new(scanned);
         let view = View::of_scanned(scanned.clone());
         let copies = Some(Copies::new(store, &name, scanned.clone(), began));

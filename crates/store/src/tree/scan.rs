@@ -16,7 +16,7 @@ use solver::{FileEntry, FileKind};
 
 use super::follow::follow;
 use super::header;
-use super::index::{Index, Stat};
+use super::index::{Changes, Index, Stat};
 use crate::error::{Doing, Error, Result};
 use crate::view::{Kind, Node};
 
@@ -52,6 +52,7 @@ pub struct Entry {
 #[derive(Debug)]
 pub struct Scanned {
     pub base: PathBuf,
+    pub changes: Changes,
     pub top: Entry,
 }
 
@@ -60,6 +61,7 @@ struct Walk<'a> {
     include: Option<Patterns>,
     exclude: Patterns,
     index: &'a Index,
+    changes: Changes,
     /// Cores that nobody uses just now.
     free: AtomicUsize,
 }
@@ -69,8 +71,8 @@ const WIDE: usize = 8;
 
 /// Scans `base`; digests are known for all of it afterwards, and `index`, a file in whose place another may be put by way
 /// of `tmp`, is brought up to date. Returns the number of paths too.
-pub fn scan(base: &Path, filter: &Filter, index: Index, tmp: &Path) -> Result<(Scanned, u64)> {
-    let mut scanned = walk(base, filter, &index)?;
+pub fn scan(base: &Path, filter: &Filter, changes: Changes, index: Index, tmp: &Path) -> Result<(Scanned, u64)> {
+    let mut scanned = walk(base, filter, changes, &index)?;
     // As BuildKit has it for what a client sent.
     scanned.top.digest = Some(Digest::of(b""));
     scanned.hash(index, tmp)?;
@@ -79,7 +81,7 @@ pub fn scan(base: &Path, filter: &Filter, index: Index, tmp: &Path) -> Result<(S
 }
 
 /// Looks at `base` without reading a file: digests are those that `index` knows.
-pub fn walk(base: &Path, filter: &Filter, index: &Index) -> Result<Scanned> {
+pub fn walk(base: &Path, filter: &Filter, changes: Changes, index: &Index) -> Result<Scanned> {
     let bad = |error: pattern::BadPattern| Error::Filter { text: error.pattern, at: 1, why: error.reason.to_owned() };
     let mut include = filter.include.clone();
     if !filter.follow.is_empty() {
@@ -91,11 +93,11 @@ pub fn walk(base: &Path, filter: &Filter, index: &Index) -> Result<Scanned> {
     let data = fs::symlink_metadata(base).doing("look at", base)?;
     let base = if data.is_symlink() { fs::canonicalize(base).doing("resolve", base)? } else { base.to_owned() };
     let data = fs::metadata(&base).doing("look at", &base)?;
-    let mut top = Entry::read(OsStr::new("/"), &base, &data)?;
+    let mut top = Entry::read(OsStr::new("/"), &base, &data, changes)?;
     let free = std::thread::available_parallelism().map_or(0, |cores| usize::from(cores) - 1);
-    let walk = Walk { include, exclude, index, free: free.into() };
+    let walk = Walk { include, exclude, index, changes, free: free.into() };
     top.children = walk.folder(&base, "")?;
-    Ok(Scanned { base, top })
+    Ok(Scanned { base, changes, top })
 }
 
 fn join(below: &str, name: &str) -> String {
@@ -139,7 +141,7 @@ impl Walk<'_> {
         if data.file_type().is_socket() || (!data.is_dir() && !whole) {
             return Ok(None);
         }
-        let mut entry = Entry::read(&name, &folder.join(&name), &data)?;
+        let mut entry = Entry::read(&name, &folder.join(&name), &data, self.changes)?;
         entry.digest = self.index.get(&entry.stat);
         Ok(Some((entry, whole)))
     }
@@ -184,7 +186,7 @@ pub(super) fn file_kind(kind: Kind) -> FileKind {
 }
 
 impl Entry {
-    fn read(name: &OsStr, at: &Path, data: &Metadata) -> Result<Entry> {
+    fn read(name: &OsStr, at: &Path, data: &Metadata, changes: Changes) -> Result<Entry> {
         let kind = match data.file_type() {
             t if t.is_dir() => Kind::Dir,
             t if t.is_symlink() => Kind::Link,
@@ -202,7 +204,7 @@ impl Entry {
             mtime: data.mtime() * 1_000_000_000 + data.mtime_nsec(),
             rdev: data.rdev(),
             link,
-            stat: Stat::of(data),
+            stat: Stat::of(data, changes),
             digest: None,
             children: Vec::new(),
         })
@@ -293,7 +295,7 @@ impl Scanned {
         let work: Vec<&Node> = missing.iter().map(|(.., node)| node).collect();
         let digests = hash_all(&work)?;
         // What is no file is quick to hash again and not worth a place in the index.
-        let mut changed = false;
+        let mut changed = index.grew();
         for ((slot, stat, node), digest) in missing.into_iter().zip(digests) {
             *slot = Some(digest);
             changed |= node.kind == Kind::File && index.is_settled(&stat);

@@ -15,6 +15,7 @@ use proto::files::packet::PacketType;
 use proto::files::{Packet, Stat};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use store::layer::Owners;
+use store::tree::{Coming, Known, Stat as Written};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::content::Content;
@@ -57,12 +58,25 @@ pub struct Mirror {
     pub plain: bool,
 }
 
+/// What came of a transfer.
+#[derive(Debug)]
+pub struct Received {
+    /// Bytes that came.
+    pub transferred: u64,
+    /// No file of the mirror was ever given an extended attribute.
+    pub plain: bool,
+    /// Files that were written, with their digests.
+    pub known: Known,
+}
+
 /// A file whose content is on its way.
 struct Pending {
     stat: Stat,
     content: Content,
     /// Bytes that came.
     came: u64,
+    /// Its digest, unless it has extended attributes or nobody wants one.
+    digest: Option<Coming>,
 }
 
 /// A folder whose entries are coming.
@@ -89,6 +103,7 @@ pub struct Receiver {
     over: bool,
     /// Bytes that came.
     transferred: u64,
+    known: Vec<(Written, oci::Digest)>,
     /// What was there and is not named stays.
     adds: bool,
     /// Entries belong to whoever receives them.
@@ -112,6 +127,7 @@ impl Receiver {
             listed: false,
             over: false,
             transferred: 0,
+            known: Vec::new(),
             adds: false,
             owned: false,
         })
@@ -145,8 +161,8 @@ impl Receiver {
         Ok(())
     }
 
-    /// All packets came: what the client did not name goes. Gives the bytes that came, and whether the mirror is plain.
-    pub fn finish(mut self) -> Result<(u64, bool), Error> {
+    /// All packets came: what the client did not name goes.
+    pub fn finish(mut self) -> Result<Received, Error> {
         if !self.over {
             return Err(Error::Ended);
         }
@@ -159,7 +175,7 @@ impl Receiver {
                 self.set_time(&path, time)?;
             }
         }
-        Ok((self.transferred, self.mirror.plain))
+        Ok(Received { transferred: self.transferred, plain: self.mirror.plain, known: Known::new(self.known) })
     }
 
     fn send(&self, packet: Packet) {
@@ -261,7 +277,10 @@ impl Receiver {
             self.clear(&stat.path, old.as_ref())?;
         }
         let content = if same { self.on(&stat.path, Content::compared(path))? } else { Content::new(path) };
-        let pending = Pending { stat, content, came: 0 };
+        let size = u64::try_from(stat.size).unwrap_or(0);
+        let hashed = !self.adds && stat.xattrs.is_empty();
+        let digest = hashed.then(|| Coming::new(permissions(stat.mode), size));
+        let pending = Pending { stat, content, came: 0, digest };
         if pending.stat.size == 0 {
             return self.complete(pending);
         }
@@ -377,16 +396,23 @@ impl Receiver {
                 reason: "it has far more content than its size",
             });
         }
+        if let Some(digest) = &mut pending.digest {
+            digest.take(data);
+        }
         let taken = pending.content.take(data);
         taken.map_err(|source| Error::Write { path: pending.content.path().to_owned(), source })
     }
 
     /// A file's content is there: it gets its owner, mode, attributes and time, unless it stayed as it was.
     fn complete(&mut self, pending: Pending) -> Result<(), Error> {
-        let Pending { stat, content, .. } = pending;
+        let Pending { stat, content, digest, .. } = pending;
         self.mirror.plain &= stat.xattrs.is_empty();
         let Some(file) = self.on(&stat.path, content.finish())? else { return Ok(()) };
-        self.on(&stat.path, dress_file(&file, &stat))
+        self.on(&stat.path, dress_file(&file, &stat))?;
+        if let Some(digest) = digest {
+            self.known.extend(self.on(&stat.path, digest.finish(&file))?);
+        }
+        Ok(())
     }
 
     /// Owner, mode and attributes.
