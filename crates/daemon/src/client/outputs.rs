@@ -19,10 +19,8 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use crate::session::MESSAGE;
+use crate::session::mirror::pump;
 use crate::session::mirror::receive::Receiver;
-
-/// Packets that wait for the thread that writes.
-const WAITING: usize = 256;
 
 type Items<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -105,23 +103,18 @@ async fn write(mut out: Box<dyn Output>, mut incoming: Streaming<BytesMessage>) 
 /// A directory as packets. The stream is what the daemon is asked for, and at its end how it went.
 fn unpack(folder: Box<dyn Folder>, mut incoming: Streaming<Packet>) -> Items<Packet> {
     let (ask, asked) = mpsc::unbounded_channel();
-    let (pass, mut packets) = mpsc::channel::<Packet>(WAITING);
+    let (pump, mut packets) = pump::pump();
     let writing = tokio::task::spawn_blocking(move || {
         let failed = |e: crate::session::mirror::receive::Error| e.to_string();
         let mut receiver = Receiver::adding(folder.path(), folder.owners(), ask).map_err(failed)?;
-        while let Some(packet) = packets.blocking_recv() {
-            receiver.take(packet).map_err(failed)?;
+        while let Some(some) = packets.next() {
+            some.into_iter().try_for_each(|packet| receiver.take(packet)).map_err(failed)?;
         }
         receiver.finish().map_err(failed)?;
         folder.finish().map_err(|e| e.to_string())
     });
-    tokio::spawn(async move {
-        while let Ok(Some(packet)) = incoming.message().await {
-            if pass.send(packet).await.is_err() {
-                break;
-            }
-        }
-    });
+    // A stream that broke off is one that ended in the middle of the transfer.
+    tokio::spawn(async move { drop(pump.run(&mut incoming).await) });
     let end = stream::once(async move {
         match writing.await {
             Ok(Ok(())) => None,

@@ -2,33 +2,27 @@
 //! A match by size and time is never trusted for a file that may have changed since it was read (git's racy entries).
 
 mod content;
+mod place;
+pub mod pump;
 pub mod receive;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use builder::session::{Directory, Error, Filter, MIRRORS};
 use oci::Digest;
 use proto::files::Packet;
-use proto::files::packet::PacketType;
 use proto::filesync::file_sync_client::FileSyncClient;
 use store::{Sharing, Store, Volume, VolumeRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::metadata::{MetadataKey, MetadataMap, MetadataValue};
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 
 use super::{Client, MESSAGE};
 use receive::{Mirror, Received, Receiver};
 
-/// So many packets, or bytes of files, or what came in so long a time go to the thread that writes together: waking it
-/// costs more than one packet does.
-const TOGETHER: usize = 256;
-const BYTES: usize = 256 << 10;
-const TIME: Duration = Duration::from_millis(1);
-/// How often so many wait for it.
-const WAITING: usize = 4;
 /// A file system's clock may be behind the machine's by so much: nanoseconds.
 const CLOCK_STEP: i64 = 20_000_000;
 
@@ -99,53 +93,19 @@ async fn transfer(
         _ => Error::Other(format!("can't sync the client's directory {name}: {}", status.message())),
     };
     let mut incoming = service.diff_copy(request).await.map_err(refused)?.into_inner();
-    let (pass, mut waiting) = mpsc::channel::<Vec<Packet>>(WAITING);
+    let (pump, mut packets) = pump::pump();
     let root = root.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
         let mut receiver = Receiver::new(&root, mirror, ask)?;
-        while let Some(packets) = waiting.blocking_recv() {
-            packets.into_iter().try_for_each(|packet| receiver.take(packet))?;
+        while let Some(some) = packets.next() {
+            some.into_iter().try_for_each(|packet| receiver.take(packet))?;
         }
         receiver.finish()
     });
-    let mut failed = None;
-    while let Some(packets) = together(&mut incoming).await.unwrap_or_else(|status| {
-        failed = Some(refused(status));
-        None
-    }) {
-        // A receiver that stopped has failed, and says why below.
-        if pass.send(packets).await.is_err() {
-            break;
-        }
-    }
-    drop(pass);
+    let passed = pump.run(&mut incoming).await.map_err(refused);
     let written = writing.await.map_err(|_| Error::Gone { what: format!("the directory {name}") })?;
-    match failed {
-        Some(error) => Err(error),
-        None => written.map_err(|e| e.of(name)),
-    }
-}
-
-/// The next packets, up to one that the client waits for an answer to. None at the end.
-async fn together(incoming: &mut Streaming<Packet>) -> Result<Option<Vec<Packet>>, Status> {
-    let Some(first) = incoming.message().await? else { return Ok(None) };
-    let until = tokio::time::Instant::now() + TIME;
-    let (mut packets, mut bytes) = (Vec::new(), 0);
-    let mut next = Some(first);
-    while let Some(packet) = next {
-        bytes += packet.data.len();
-        let waits = match PacketType::try_from(packet.r#type) {
-            Ok(PacketType::PacketStat) => packet.stat.is_none(),
-            kind => kind != Ok(PacketType::PacketData),
-        };
-        packets.push(packet);
-        if waits || bytes >= BYTES || packets.len() == TOGETHER {
-            break;
-        }
-        let Ok(more) = tokio::time::timeout_at(until, incoming.message()).await else { break };
-        next = more?;
-    }
-    Ok(Some(packets))
+    passed?;
+    written.map_err(|e| e.of(name))
 }
 
 /// Values as the client reads them: escaped when one of them is not plain ASCII.

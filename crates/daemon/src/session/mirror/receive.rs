@@ -2,9 +2,9 @@
 //! A client is not believed: a path that leaves the mirror, comes out of order or without its parent ends the transfer.
 //! What is in a folder of the mirror and was not named goes when the folder's entries are over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Metadata};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -13,12 +13,13 @@ use builder::session::Error as SessionError;
 use prost::Message;
 use proto::files::packet::PacketType;
 use proto::files::{Packet, Stat};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
+use rustix::fs::{AtFlags, CWD, XattrFlags};
 use store::layer::Owners;
 use store::tree::{Coming, Known, Stat as Written};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::content::Content;
+use super::place::{dress_file, list, nanos, times};
 use crate::stat::{CHARACTER, DEVICE, DIR, FIFO, SOCKET, SYMLINK, permissions};
 
 /// Everything that is no permission and makes an entry no regular file.
@@ -48,6 +49,11 @@ impl Error {
         SessionError::Other(format!("can't sync the client's directory {name}: {self}"))
     }
 }
+
+/// Bytes of files that are asked for at a time, unless one is larger, and how many files: what is on its way waits in
+/// memory when the disk is slow.
+pub const ASKED: usize = 2 << 20;
+const FILES: usize = 512;
 
 /// What is known of a mirror.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +85,13 @@ struct Pending {
     digest: Option<Coming>,
 }
 
+impl Pending {
+    /// Bytes that the client said it has.
+    fn size(&self) -> u64 {
+        u64::try_from(self.stat.size).unwrap_or(0)
+    }
+}
+
 /// A folder whose entries are coming.
 struct Folder {
     path: String,
@@ -97,6 +110,10 @@ pub struct Receiver {
     /// The folder of the last entry, and those above it.
     open: Vec<Folder>,
     pending: HashMap<u32, Pending>,
+    /// Of those, what the client was not asked for yet.
+    unasked: VecDeque<u32>,
+    /// How much it was asked for and has not sent: files, and bytes as it said.
+    asked: (usize, u64),
     /// Folders with their times, to be set when nothing is written into them any more.
     times: Vec<(String, i64)>,
     listed: bool,
@@ -123,6 +140,8 @@ impl Receiver {
             previous: String::new(),
             open: vec![Folder { path: String::new(), there }],
             pending: HashMap::new(),
+            unasked: VecDeque::new(),
+            asked: (0, 0),
             times: Vec::new(),
             listed: false,
             over: false,
@@ -285,8 +304,23 @@ impl Receiver {
             return self.complete(pending);
         }
         self.pending.insert(id, pending);
-        self.send(Packet { r#type: PacketType::PacketReq as i32, id, ..Packet::default() });
+        self.unasked.push_back(id);
+        self.ask_more();
         Ok(())
+    }
+
+    /// Asks for as many files as may be on their way.
+    fn ask_more(&mut self) {
+        while let Some(id) = self.unasked.front().copied() {
+            let size = self.pending.get(&id).map_or(0, Pending::size);
+            let (files, bytes) = self.asked;
+            if files > 0 && (files == FILES || bytes.saturating_add(size) > ASKED as u64) {
+                return;
+            }
+            self.unasked.pop_front();
+            self.asked = (files + 1, bytes.saturating_add(size));
+            self.send(Packet { r#type: PacketType::PacketReq as i32, id, ..Packet::default() });
+        }
     }
 
     /// Whether a file of the mirror looks like this one.
@@ -386,11 +420,14 @@ impl Receiver {
         let unknown = || Error::Refused { path: format!("#{id}"), reason: "content that was not asked for" };
         if data.is_empty() {
             let pending = self.pending.remove(&id).ok_or_else(unknown)?;
+            let (files, bytes) = self.asked;
+            self.asked = (files.saturating_sub(1), bytes.saturating_sub(pending.size()));
+            self.ask_more();
             return self.complete(pending);
         }
         let pending = self.pending.get_mut(&id).ok_or_else(unknown)?;
         pending.came += data.len() as u64;
-        if pending.came > u64::try_from(pending.stat.size).unwrap_or(0).saturating_add(GROWTH) {
+        if pending.came > pending.size().saturating_add(GROWTH) {
             return Err(Error::Refused {
                 path: pending.stat.path.clone(),
                 reason: "it has far more content than its size",
@@ -448,28 +485,6 @@ impl Receiver {
     }
 }
 
-/// Owner, mode, attributes and time of a file that was written.
-fn dress_file(file: &File, stat: &Stat) -> io::Result<()> {
-    if stat.uid != 0 || stat.gid != 0 {
-        std::os::unix::fs::fchown(file, Some(stat.uid), Some(stat.gid))?;
-    }
-    file.set_permissions(std::fs::Permissions::from_mode(permissions(stat.mode)))?;
-    for (name, value) in &stat.xattrs {
-        rustix::fs::fsetxattr(file, name.as_str(), value, XattrFlags::empty())?;
-    }
-    Ok(rustix::fs::futimens(file, &times(stat.mod_time))?)
-}
-
-fn times(nanos: i64) -> Timestamps {
-    let time = Timespec { tv_sec: nanos.div_euclid(1_000_000_000), tv_nsec: nanos.rem_euclid(1_000_000_000) };
-    let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    Timestamps { last_access: omit, last_modification: time }
-}
-
-fn nanos(data: &Metadata) -> i64 {
-    data.mtime() * 1_000_000_000 + data.mtime_nsec()
-}
-
 /// The folder of a path, and its name there.
 fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
@@ -478,13 +493,4 @@ fn split(path: &str) -> (&str, &str) {
 /// fsutil's order: `/` before every other byte.
 fn comes_before(a: &str, b: &str) -> bool {
     a.split('/').lt(b.split('/'))
-}
-
-/// What is in a folder of the mirror, each looked up in the open folder.
-fn list(folder: &Path) -> io::Result<HashMap<OsString, Metadata>> {
-    let entry = |entry: io::Result<std::fs::DirEntry>| {
-        let entry = entry?;
-        Ok((entry.file_name(), entry.metadata()?))
-    };
-    std::fs::read_dir(folder)?.map(entry).collect()
 }
