@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
 use graph::{Edge, Graph, Kind};
-use oci::{Descriptor, Digest, Platform, Reference};
+use oci::{Digest, Platform, Reference};
 use solver::Cause;
 use store::view::View;
 
@@ -67,8 +67,6 @@ pub struct Response {
     pub exporter: BTreeMap<String, String>,
     /// How each result was built, by its name (empty for the only one), as its history tells it: predicates of SLSA v1.
     pub provenance: BTreeMap<String, serde_json::Value>,
-    /// For each written cache its manifest, in the order of the request; `None` where there was nothing to write.
-    pub caches: Vec<Option<Descriptor>>,
 }
 
 /// Steps that had to run although `fail_on_miss` forbids it: display name and cause.
@@ -288,8 +286,9 @@ impl Build {
             project: self.session.project(),
             target: self.request.attributes.get("target").cloned().unwrap_or_default(),
             fail_on_miss: self.request.fail_on_miss.clone(),
-            imports: self.imports().await,
+            imports: self.imports(graph).await,
             trail: self.trail(),
+            early: self.early()?,
             asked: self.asked.clone(),
         };
         let done = self.engine.driver.build(order).await?;
@@ -325,12 +324,15 @@ impl Build {
         let (id, attributes) = (&request.id, &request.attributes);
         let inline = self.inline().await;
         let (outputs, inline) = (&request.outputs, inline.as_ref());
-        let written = exporters::export(engine, session, events, id, outputs, &results, attributes, inline).await?;
+        // What is on its way to a cache need not be sent to its registry a second time.
+        let near = if exporters::pushed(outputs).is_empty() { Vec::new() } else { self.end_early().await };
+        let written =
+            exporters::export(engine, session, events, id, outputs, &results, attributes, inline, &near).await?;
         let (kept, provenance) = self.history_provenance(&results, &written)?;
         if let Some(keeper) = &self.keeper {
             keeper.wrote(&engine.store, &written, &kept)?;
         }
-        Ok(Response { exporter: written.response, provenance, caches: Vec::new() })
+        Ok(Response { exporter: written.response, provenance })
     }
 
     /// What it shares with other builds.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::attestations::asked::Producers;
+use crate::caches::Known;
 use crate::driver::Driver;
 use crate::event::Events;
 use crate::session;
@@ -25,6 +26,8 @@ pub struct Engine {
     pub driver: Driver,
     /// Blobs that are being brought.
     pub(crate) flights: Flights,
+    /// What registries have of caches, as it was found lately.
+    pub(crate) known: Known,
     /// Which frontends made which graphs, in builds that go on.
     pub producers: Producers,
     /// What an operator has set.
@@ -62,7 +65,8 @@ impl Engine {
         let turns = (settings.parallelism > 0).then(|| Semaphore::new(settings.parallelism));
         Arc::new_cyclic(|engine| {
             let (driver, producers) = (Driver::new(engine.clone()), Producers::default());
-            Engine { store, sandbox, registry, driver, flights: Flights::default(), producers, settings, turns }
+            let (flights, known) = (Flights::default(), Known::default());
+            Engine { store, sandbox, registry, driver, flights, known, producers, settings, turns }
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use graph::wire;
-use oci::Digest;
+use oci::{Descriptor, Digest};
 use serde::{Deserialize, Serialize};
 use solver::Verdict;
 
@@ -59,6 +59,12 @@ pub enum What {
     Warning {
         step: Digest,
         warning: Warning,
+    },
+    /// A cache was written, also after a failure: its position among those that were asked for, and its manifest.
+    Cache {
+        step: Digest,
+        position: usize,
+        manifest: Descriptor,
     },
 }
 

@@ -3,7 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use testkit::faults::{Fault, Rule};
+
 use crate::kitchen::{Kitchen, Ran};
+use crate::served::Served;
 
 /// Files of the vectors that are symbolic links, which a checkout may keep as files with the target as their text.
 const LINKS: [&str; 2] = ["tree/link", "tree/dangling"];
@@ -217,16 +220,209 @@ fn through_a_registry_and_back() {
 fn a_failed_build_keeps_what_succeeded() {
     let Some(kitchen) = Kitchen::new() else { return };
     let Some(registry) = testkit::registry::start() else { return };
-    let reference = format!("{}/cache", registry.host);
-    let to = format!("type=registry,ref={reference}");
+    let served = Served::start(&kitchen, None, &[]);
+    let registry = |how: &str| format!("type=registry,ref={}/cache:{how}", registry.host);
+    let folder = |how: &str, key: &str| format!("type=local,{key}={}", kitchen.path(how).display());
     kitchen.write("Dockerfile", "FROM base\nRUN echo long > /long\nRUN false\n");
-    assert_eq!(kitchen.build(&["--cache-to", &to]).code, 1);
+    // Every kind, one beside the other, in this process and through a daemon.
+    let to = |how: &str| ["--cache-to".to_owned(), registry(how), "--cache-to".to_owned(), folder(how, "dest")];
+    let build = |to: &[String; 4], build: &dyn Fn(&[&str]) -> Ran| {
+        assert_eq!(build(&to.each_ref().map(String::as_str)).code, 1);
+    };
+    build(&to("daemon"), &|args| served.build(args));
+    drop(served);
+    build(&to("here"), &|args| kitchen.build(args));
     kitchen.write("Dockerfile", "FROM base\nRUN echo long > /long\nRUN true\n");
     let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
-    let other = kitchen.path("other");
-    kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    for (number, how) in ["here", "daemon"].into_iter().enumerate() {
+        for (kind, from) in [("registry", registry(how)), ("folder", folder(how, "src"))] {
+            let other = kitchen.path(&format!("other-{kind}-{number}"));
+            kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+            let context = kitchen.context();
+            let args = ["build", "--progress", "plain", "--cache-from", &from, context.to_str().unwrap()];
+            let ran = kitchen.larder_in(&other, &args).ok();
+            assert_eq!(ran.missed(), 1, "{how} {from}: {}", ran.stderr);
+        }
+    }
+}
+
+/// Waits for a file of a step's cache mount, wherever the store keeps it.
+fn in_volume(kitchen: &Kitchen, name: &str) -> PathBuf {
+    let find = || {
+        let volumes = std::fs::read_dir(kitchen.root().join("volumes")).into_iter().flatten().flatten();
+        let mut open: Vec<PathBuf> = volumes.map(|entry| entry.path()).collect();
+        while let Some(path) = open.pop() {
+            if path.file_name().is_some_and(|n| n == name) {
+                return Some(path);
+            }
+            open.extend(std::fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
+        None
+    };
+    crate::leaves::eventually("the step waits", || find().is_some());
+    find().unwrap()
+}
+
+#[test]
+fn layers_go_out_once_and_while_the_build_runs() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let proxy = testkit::faults::start(&registry.host);
+    kitchen.write(
+        "Dockerfile",
+        "FROM base\nRUN echo first > /first\nRUN --mount=type=cache,target=/c touch /c/waiting && \
+         for i in $(seq 600); do if [ -e /c/go ]; then echo second > /second; exit 0; fi; sleep 0.1; done; exit 1\n",
+    );
+    let to = format!("type=registry,ref={}/cache,mode=max,ignore-error=false", proxy.host);
+    let output = format!("type=image,name={}/app,push=true", proxy.host);
     let context = kitchen.context();
-    let args = ["build", "--progress", "plain", "--cache-from", &reference, context.to_str().unwrap()];
-    let ran = kitchen.larder_in(&other, &args).ok();
+    let args = ["build", "-q", "--cache-to", &to, "-o", &output, context.to_str().unwrap()];
+    let mut building = kitchen.command(&kitchen.root(), &args).spawn().unwrap();
+    let waiting = in_volume(&kitchen, "waiting");
+    let seen = std::cell::RefCell::new(Vec::new());
+    let uploads = |seen: &[String], of: &str| {
+        let puts = seen.iter().filter(|r| r.starts_with("PUT") && r.contains(&format!("/{of}/blobs/uploads/")));
+        puts.map(|r| r.rsplit_once("digest=").unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    crate::leaves::eventually("a layer goes out before the build's end", || {
+        seen.borrow_mut().extend(proxy.seen());
+        !uploads(&seen.borrow(), "cache").is_empty()
+    });
+    std::fs::write(waiting.with_file_name("go"), "").unwrap();
+    assert!(building.wait().unwrap().success());
+    let mut seen = seen.into_inner();
+    seen.extend(proxy.seen());
+    // Layers of the base and of both steps went to the cache, and nothing went anywhere twice.
+    let mut all = uploads(&seen, "cache");
+    assert!(all.len() >= 3, "{seen:#?}");
+    all.extend(uploads(&seen, "app"));
+    let sent = all.len();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), sent, "{seen:#?}");
+}
+
+#[test]
+fn an_upload_that_a_registry_began_in_place_of_a_mount_is_used() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let proxy = testkit::faults::start(&registry.host);
+    kitchen.write("Dockerfile", "FROM base\nRUN echo first > /first\n");
+    let to = |name: &str| format!("type=registry,ref={}/{name},ignore-error=false", proxy.host);
+    kitchen.build(&["--cache-to", &to("one"), "-o", "type=cacheonly"]).ok();
+    // Another store knows the cache; its layers are gone from where it lies when they are to be taken over.
+    let root = kitchen.path("other");
+    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
+    kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    let build = |from: &str, to: &str| {
+        let context = kitchen.context();
+        let (from, args) = (format!("{}/{from}", proxy.host), ["build", "--progress", "plain", "--cache-from"]);
+        let all = [&args[..], &[&from, "--cache-to", to, "-o", "type=cacheonly", context.to_str().unwrap()]].concat();
+        kitchen.larder_in(&root, &all).ok()
+    };
+    proxy.seen();
+    build("one", &to("two"));
+    let count = |seen: &[String], what: &dyn Fn(&str) -> bool| seen.iter().filter(|r| what(r)).count();
+    let is_mount = |request: &str| request.starts_with("POST") && request.contains("from=one");
+    let seen = proxy.seen();
+    let mounts = count(&seen, &is_mount);
+    let puts = count(&seen, &|r| r.starts_with("PUT /v2/two/blobs/uploads/"));
+    assert!(mounts >= 2 && puts == 1, "every layer was taken over, and only the config was sent: {seen:#?}");
+    // Declined: what was begun takes the blob, and every upload that was begun ended.
+    let rule = |path: &str| Rule { method: "POST", path: path.to_owned(), fault: Fault::Bare, times: 1000 };
+    proxy.set(vec![rule("from=one")]);
+    build("one", &to("three"));
+    let seen = proxy.seen();
+    let begun = count(&seen, &|r| r.starts_with("POST /v2/three/blobs/uploads/"));
+    let ended = count(&seen, &|r| r.starts_with("PUT /v2/three/blobs/uploads/"));
+    assert!(count(&seen, &is_mount) == mounts && begun == ended, "{begun} begun, {ended} ended: {seen:#?}");
+}
+
+/// What was asked about blobs and manifests of caches.
+fn asked(proxy: &testkit::faults::Proxy) -> Vec<String> {
+    proxy.seen().into_iter().filter(|r| r.contains("/blobs/") || r.contains("/manifests/")).collect()
+}
+
+#[test]
+fn a_daemon_remembers_what_a_registry_has_and_what_it_has_not() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let proxy = testkit::faults::start(&registry.host);
+    let from = format!("{}/cache", proxy.host);
+    let to = format!("type=registry,ref={from},mode=max,ignore-error=false");
+    let other = kitchen.path("other");
+    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
+    kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    kitchen.write("Dockerfile", "FROM base\nRUN echo one > /one\n");
+    let build_elsewhere = || {
+        let context = kitchen.context();
+        let args = ["build", "-q", "--cache-to", &to, "-o", "type=cacheonly", context.to_str().unwrap()];
+        kitchen.larder_in(&other, &args).ok()
+    };
+    let served = Served::start(&kitchen, None, &[]);
+    let build = |dockerfile: &str| {
+        kitchen.write("Dockerfile", dockerfile);
+        proxy.seen();
+        served.build(&["--cache-from", &from, "-o", "type=cacheonly"]).ok()
+    };
+    // What is not there is not asked for again at once.
+    build("FROM base\nRUN echo two > /two\n");
+    assert!(asked(&proxy).iter().any(|r| r.contains("/manifests/latest")));
+    build("FROM base\nRUN echo three > /three\n");
+    assert_eq!(asked(&proxy), Vec::<String>::new());
+    // One that this daemon writes is known at once.
+    kitchen.write("Dockerfile", "FROM base\nRUN echo four > /four\n");
+    served.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+    kitchen.write("Dockerfile", "FROM base\nRUN echo one > /one\n");
+    build_elsewhere();
+    let ran = build("FROM base\nRUN echo one > /one\nRUN echo five > /five\n");
     assert_eq!(ran.missed(), 1, "{}", ran.stderr);
+    let heads = |seen: &[String]| seen.iter().filter(|r| r.starts_with("HEAD") && r.contains("/blobs/")).count();
+    assert!(heads(&asked(&proxy)) > 0);
+    // Which blobs are there was asked once for all builds.
+    let ran = build("FROM base\nRUN echo one > /one\nRUN echo six > /six\n");
+    assert_eq!((ran.missed(), heads(&asked(&proxy))), (1, 0), "{}", ran.stderr);
+}
+
+#[test]
+fn a_blob_that_many_builds_want_comes_once() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let proxy = testkit::faults::start(&registry.host);
+    let from = format!("{}/cache", proxy.host);
+    let to = format!("type=registry,ref={from},mode=max,ignore-error=false");
+    let other = kitchen.path("other");
+    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
+    kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    kitchen.write("Dockerfile", "FROM base\nRUN echo one > /one\n");
+    let context = kitchen.context();
+    let args = ["build", "-q", "--cache-to", &to, "-o", "type=cacheonly", context.to_str().unwrap()];
+    kitchen.larder_in(&other, &args).ok();
+    let served = Served::start(&kitchen, None, &[]);
+    // Each build goes on with something else, on the files that the cache has.
+    let late = Fault::Late(std::time::Duration::from_millis(500));
+    proxy.set(vec![Rule { method: "GET", path: "/blobs/".to_owned(), fault: late, times: 1000 }]);
+    proxy.seen();
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let context = kitchen.path(&format!("context-{n}"));
+            std::fs::create_dir(&context).unwrap();
+            let text = format!("FROM base\nRUN echo one > /one\nRUN cat /one > /{n}\n");
+            std::fs::write(context.join("Dockerfile"), text).unwrap();
+            let (served, from) = (&served, &from);
+            scope.spawn(move || {
+                let args = ["build", "-q", "--cache-from", from, "-o", "type=cacheonly", context.to_str().unwrap()];
+                served.larder(&args).ok()
+            });
+        }
+    });
+    let seen = proxy.seen();
+    let mut blobs: Vec<&String> = seen.iter().filter(|r| r.starts_with("GET") && r.contains("/blobs/")).collect();
+    // The config is read by each build, as the caches of builds are their own.
+    let config = blobs.first().copied();
+    blobs.retain(|r| Some(*r) != config);
+    let count = blobs.len();
+    blobs.sort();
+    blobs.dedup();
+    assert!(count > 0 && blobs.len() == count, "{seen:#?}");
 }

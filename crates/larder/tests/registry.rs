@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use oci::Digest;
+use testkit::faults::{Fault, Rule};
 
 use crate::kitchen::{Kitchen, Ran};
 
@@ -173,6 +174,35 @@ fn the_daemons_own_registry_has_what_was_built_without_a_copy() {
         };
         ran.ok();
     }
+}
+
+/// A cache that has nothing of a build is passed over by its filter: neither its config nor its layers are asked about.
+#[test]
+fn a_cache_that_surely_has_nothing_costs_one_question() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let serving = Serving::start(&kitchen.path("registry"), &[]);
+    let proxy = testkit::faults::start(&serving.host);
+    let from = format!("{}/cache:main", proxy.host);
+    kitchen.write("Dockerfile", "FROM base\nRUN echo one > /one\nRUN echo two > /two\n");
+    let to = format!("type=registry,ref={}/cache:main,mode=max,ignore-error=false", serving.host);
+    kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
+    let root = kitchen.path("other");
+    kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    let build = |dockerfile: &str| {
+        kitchen.write("Dockerfile", dockerfile);
+        // The filter's answer is the first one.
+        let late = Fault::Late(Duration::from_millis(700));
+        proxy.set(vec![Rule { method: "GET", path: "/manifests/".to_owned(), fault: late, times: 1 }]);
+        proxy.seen();
+        let context = kitchen.context();
+        let args = ["build", "--progress", "plain", "--cache-from", &from, "-o", "type=cacheonly"];
+        let ran = kitchen.larder_in(&root, &[&args[..], &[context.to_str().unwrap()]].concat()).ok();
+        (ran.missed(), proxy.seen().into_iter().filter(|r| r.contains("/blobs/")).count())
+    };
+    assert_eq!(build("FROM base\nRUN echo other > /one\n"), (1, 0));
+    let (missed, asked) = build("FROM base\nRUN echo one > /one\nRUN echo three > /three\n");
+    assert!(missed == 1 && asked > 1, "{missed} {asked}");
 }
 
 const KILLS: u32 = 50;

@@ -30,6 +30,8 @@ pub struct Client {
     http: OnceLock<reqwest::Client>,
     /// Authorization headers that worked, by host and scope.
     tokens: Mutex<HashMap<(String, String), String>>,
+    /// What larder's registries said they do beyond the specification, by host; empty for others.
+    extensions: Mutex<HashMap<String, String>>,
     /// Who logs in to a host: the others wait and use the same token.
     logging_in: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// What is particular about hosts (`name` or `name:port`).
@@ -236,6 +238,7 @@ impl Client {
                 }
             };
             let status = response.status();
+            self.note_extensions(ask.reference, &response);
             if status == StatusCode::UNAUTHORIZED && !asked {
                 asked = true;
                 self.log_in(ask, &response, login, known).await?;
@@ -252,6 +255,18 @@ impl Client {
             let tries = if status == StatusCode::UNAUTHORIZED { 1 } else { tries };
             return Err(refused(ask, response).await.after(tries));
         }
+    }
+
+    fn note_extensions(&self, reference: &Reference, response: &Response) {
+        let said = response.headers().get("larder-extensions").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let mut extensions = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        extensions.insert(reference.domain.clone(), said.to_owned());
+    }
+
+    /// Whether the registry of a reference has an extension of larder's; `None` before its first answer.
+    pub(crate) fn extends(&self, reference: &Reference, extension: &str) -> Option<bool> {
+        let extensions = self.extensions.lock().unwrap_or_else(PoisonError::into_inner);
+        extensions.get(&reference.domain).map(|said| said.split(',').any(|name| name.trim() == extension))
     }
 
     fn request(&self, ask: &Ask<'_>, url: &str, token: Option<&str>) -> Result<RequestBuilder, Error> {

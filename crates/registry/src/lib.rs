@@ -16,6 +16,7 @@ pub use auth::Login;
 pub use client::{Client, Content};
 pub use download::Download;
 pub use hosts::Host;
+pub use push::Upload;
 pub use trust::Trust;
 
 /// Why a registry could not be used.

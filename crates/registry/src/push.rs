@@ -6,7 +6,13 @@ use reqwest::Method;
 use reqwest::header::LOCATION;
 
 use crate::client::{Ask, Client, Content, escape, root_cause};
+use crate::filter::Filter;
 use crate::{Error, Login};
+
+/// An upload that a registry has begun. It keeps one until it is finished or given up.
+#[derive(Debug)]
+#[must_use]
+pub struct Upload(String);
 
 impl Client {
     /// Whether the repository has a blob. `actions`: what the asker may do there, `pull` or `pull,push`.
@@ -40,19 +46,6 @@ impl Client {
         self.upload_blob(reference, what, content, login).await
     }
 
-    /// Takes a blob over from another repository of the same registry; says whether it did.
-    pub async fn mount_blob(
-        &self,
-        reference: &Reference,
-        digest: &Digest,
-        from: &str,
-        login: &dyn Login,
-    ) -> Result<bool, Error> {
-        let blob = escape(&digest.to_string());
-        let path = format!("?mount={blob}&from={}", escape(from));
-        Ok(self.begin_upload(reference, &path, login).await?.is_none())
-    }
-
     /// Uploads a blob without asking whether it is there.
     pub async fn upload_blob(
         &self,
@@ -61,25 +54,27 @@ impl Client {
         content: Content,
         login: &dyn Login,
     ) -> Result<(), Error> {
-        // A registry on this machine may have it already: the daemon's own has what was built here.
-        let here = self.base(&reference.domain).starts_with("http://");
-        let query = if here { format!("?mount={}", escape(&what.digest.to_string())) } else { String::new() };
-        let Some(target) = self.begin_upload(reference, &query, login).await? else { return Ok(()) };
-        let mark = if target.contains('?') { '&' } else { '?' };
-        let url = format!("{target}{mark}digest={}", escape(&what.digest.to_string()));
-        let body = Some(("application/octet-stream".to_owned(), content));
-        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
-        self.send(&ask, login).await.map(drop)
+        let Some(upload) = self.begin_upload(reference, &what.digest, None, login).await? else { return Ok(()) };
+        self.finish_upload(reference, what, upload, content, login).await
     }
 
-    /// Where to send a blob to; `None` when it is there with that.
-    async fn begin_upload(
+    /// Begins an upload, or has the registry take the blob over from the repository `from`: `None` when it is there with
+    /// that. A registry that does not take it over has begun an upload all the same.
+    pub async fn begin_upload(
         &self,
         reference: &Reference,
-        query: &str,
+        digest: &Digest,
+        from: Option<&str>,
         login: &dyn Login,
-    ) -> Result<Option<String>, Error> {
+    ) -> Result<Option<Upload>, Error> {
         let address = self.base(&reference.domain);
+        let blob = escape(&digest.to_string());
+        let query = match from {
+            Some(from) => format!("?mount={blob}&from={}", escape(from)),
+            // A registry on this machine may have it already: the daemon's own has what was built here.
+            None if address.starts_with("http://") => format!("?mount={blob}"),
+            None => String::new(),
+        };
         let url = format!("{address}/v2/{}/blobs/uploads/{query}", reference.path);
         let ask = Ask { method: Method::POST, url, reference, actions: "pull,push", body: None, range: None };
         let started = self.send(&ask, login).await?;
@@ -87,16 +82,61 @@ impl Client {
             return Ok(None);
         }
         let location = started.headers().get(LOCATION).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        Ok(Some(if location.starts_with('/') { format!("{address}{location}") } else { location.to_owned() }))
+        Ok(Some(Upload(if location.starts_with('/') { format!("{address}{location}") } else { location.to_owned() })))
+    }
+
+    /// Sends a blob to an upload.
+    pub async fn finish_upload(
+        &self,
+        reference: &Reference,
+        what: &Descriptor,
+        upload: Upload,
+        content: Content,
+        login: &dyn Login,
+    ) -> Result<(), Error> {
+        let Upload(target) = upload;
+        let mark = if target.contains('?') { '&' } else { '?' };
+        let url = format!("{target}{mark}digest={}", escape(&what.digest.to_string()));
+        let body = Some(("application/octet-stream".to_owned(), content));
+        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
+        self.send(&ask, login).await.map(drop)
+    }
+
+    /// Tells the registry that nothing will come to an upload.
+    pub async fn give_up(&self, reference: &Reference, upload: Upload, login: &dyn Login) -> Result<(), Error> {
+        let Upload(url) = upload;
+        let ask = Ask { method: Method::DELETE, url, reference, actions: "pull,push", body: None, range: None };
+        self.send(&ask, login).await.map(drop)
     }
 
     /// Whether the registry joins caches itself (an extension of larder's registry).
     pub async fn joins(&self, reference: &Reference, login: &dyn Login) -> Result<bool, Error> {
+        if let Some(known) = self.extends(reference, "cache-join") {
+            return Ok(known);
+        }
         let url = format!("{}/v2/", self.base(&reference.domain));
         let ask = Ask { method: Method::GET, url, reference, actions: "pull", body: None, range: None };
-        let answer = self.send(&ask, login).await?;
-        let extensions = answer.headers().get("larder-extensions").and_then(|v| v.to_str().ok()).unwrap_or_default();
-        Ok(extensions.split(',').any(|name| name.trim() == "cache-join"))
+        self.send(&ask, login).await?;
+        Ok(self.extends(reference, "cache-join").unwrap_or(false))
+    }
+
+    /// Which operations may have results in a cache; `None` where the registry does not say (an extension of larder's
+    /// registry), or holds no cache there.
+    pub async fn cache_filter(&self, reference: &Reference, login: &dyn Login) -> Result<Option<Filter>, Error> {
+        if self.extends(reference, "cache-filter") == Some(false) {
+            return Ok(None);
+        }
+        let name = reference.digest.map(|d| d.to_string()).or(reference.tag.clone()).unwrap_or_default();
+        let url = format!("{}/v2/{}/_larder/cache/filter/{name}", self.base(&reference.domain), reference.path);
+        let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range: None };
+        match self.send(&ask, login).await {
+            Ok(answer) => {
+                let failed = |reason: String| Error::Unreachable { url, reason };
+                Ok(Filter::from_bytes(&answer.bytes().await.map_err(|e| failed(root_cause(&e)))?))
+            }
+            Err(error) if matches!(error.last(), Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Has the registry join a cache with what lies at the reference's tag; gives the digest of what lies there then.

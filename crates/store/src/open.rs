@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::error::{Doing, Error, Result};
 use crate::format::{self, table};
+use crate::layer;
 use crate::lock::{self, Lock, Owner};
 use crate::meta::{self, Batch, Meta, Recovered, SyncPoint};
 use crate::{
@@ -41,6 +42,7 @@ pub(crate) struct Inner {
     pub(crate) leases: leases::Table,
     pub(crate) uses: uses::Pending,
     pub(crate) volumes: volumes::Busy,
+    pub(crate) packing: layer::Packing,
     pub(crate) opened: u64,
     recovered: Recovered,
     folding: Mutex<Folding>,
@@ -84,6 +86,7 @@ impl Store {
             leases: leases::Table::default(),
             uses: uses::Pending::default(),
             volumes: volumes::Busy::default(),
+            packing: layer::Packing::default(),
             opened: clock::now(),
             recovered,
             folding: Mutex::new(Folding::default()),

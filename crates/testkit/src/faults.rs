@@ -19,6 +19,10 @@ pub enum Fault {
     Corrupt,
     /// The answer comes so much later.
     Late(Duration),
+    /// The body comes in pieces of so many bytes, each so much after the one before.
+    Slow(usize, Duration),
+    /// The registry gets the request without its query.
+    Bare,
 }
 
 /// Which requests are hit, and how often.
@@ -126,9 +130,11 @@ fn serve(
         _ => {}
     }
     let mut server = TcpStream::connect(upstream)?;
-    let kept = lines.iter().filter(|l| !l.to_ascii_lowercase().starts_with("connection:"));
+    let bare = path.split('?').next().unwrap_or_default();
+    let first = if fault == Some(Fault::Bare) { first.replace(&path, bare) } else { first.clone() };
+    let kept = lines[1..].iter().filter(|l| !l.to_ascii_lowercase().starts_with("connection:"));
     let text: String = kept.map(|l| format!("{l}\r\n")).collect();
-    write!(server, "{text}Connection: close\r\n\r\n")?;
+    write!(server, "{first}\r\n{text}Connection: close\r\n\r\n")?;
     std::io::copy(&mut from.take(length(&lines)), &mut server)?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
@@ -142,5 +148,12 @@ fn serve(
         _ => {}
     }
     let mut client = client;
+    if let Some(Fault::Slow(piece, pause)) = fault {
+        for bytes in answer.chunks(piece) {
+            client.write_all(bytes)?;
+            std::thread::sleep(pause);
+        }
+        return Ok(());
+    }
     client.write_all(&answer)
 }

@@ -20,7 +20,7 @@ use crate::exporters::{assemble, options};
 use crate::{Work, blocking};
 
 /// Layers on their way at once.
-const UPLOADS: usize = 4;
+pub(super) const UPLOADS: usize = 4;
 
 /// Configs that are larger are not read by BuildKit (1 MiB).
 pub const MOST: usize = (1 << 20) - 1;
@@ -30,8 +30,10 @@ pub const MOST: usize = (1 << 20) - 1;
 pub struct Options {
     /// Only results that are a part of the wanted ones.
     pub min: bool,
-    recipe: Recipe,
-    force: bool,
+    /// How layers are packed.
+    pub recipe: Recipe,
+    /// Also those that came packed another way.
+    pub force: bool,
     form: Form,
     /// A failed export fails the build.
     pub strict: bool,
@@ -108,8 +110,13 @@ pub fn title(kind: &str) -> &'static str {
     }
 }
 
-/// Writes one cache. `None` when there is nothing to write.
-pub async fn export(work: &Work, request: &Request, done: &Done) -> Result<Option<Descriptor>, crate::Error> {
+/// Writes one cache. `None` when there is nothing to write. `sent`: blobs that are there for certain.
+pub async fn export(
+    work: &Work,
+    request: &Request,
+    done: &Done,
+    sent: &BTreeSet<Digest>,
+) -> Result<Option<Descriptor>, crate::Error> {
     let options = Options::read(request)?;
     let place = Place::to_write(work, request).await?;
     part(work, "preparing build cache for export");
@@ -118,10 +125,12 @@ pub async fn export(work: &Work, request: &Request, done: &Done) -> Result<Optio
         part(work, "skipping cache export for empty result");
         return Ok(None);
     }
-    send(work, &place, &packed, done).await?;
+    send(work, &place, &packed, done, sent).await?;
     match &place {
         Place::Registry(reference) => {
-            tags::add(work, reference, &packed.config, &packed.descriptors(), options.form).await.map(Some)
+            let added = tags::add(work, reference, &packed.config, &packed.descriptors(), options.form).await;
+            work.engine.known.forget(reference);
+            added.map(Some)
         }
         Place::Shelf(shelf) => shelf.add(work, &packed.config, &packed.descriptors()).await.map(|()| None),
         Place::Folder { .. } => write(work, &place, &packed, options.form).await.map(Some),
@@ -237,9 +246,16 @@ impl Packed {
 }
 
 /// Sends what the other side lacks.
-async fn send(work: &Work, place: &Place, packed: &Packed, done: &Done) -> Result<(), crate::Error> {
-    let wanted: BTreeSet<Digest> = packed.config.blobs().collect();
-    let lacking = place.lacks(work, wanted).await?;
+async fn send(
+    work: &Work,
+    place: &Place,
+    packed: &Packed,
+    done: &Done,
+    sent: &BTreeSet<Digest>,
+) -> Result<(), crate::Error> {
+    let (there, unknown): (BTreeSet<_>, BTreeSet<_>) = packed.config.blobs().partition(|digest| sent.contains(digest));
+    there.iter().for_each(|digest| part(work, &format!("writing layer {digest}")));
+    let lacking = place.lacks(work, unknown).await?;
     let sends = packed.blobs.iter().filter(|(digest, _)| lacking.contains(*digest));
     let sends = sends.map(|(_, (blob, import))| send_one(work, place, blob, import.as_deref(), &done.pushed).boxed());
     stream::iter(sends.collect::<Vec<_>>()).buffer_unordered(place.uploads(UPLOADS)).try_collect().await
@@ -254,12 +270,13 @@ async fn send_one(
 ) -> Result<(), crate::Error> {
     let from: Vec<&Reference> = import.and_then(Import::reference).into_iter().chain(pushed).collect();
     // What another repository of the same registry has need not come here first.
-    if !place.mount(work, blob, &from).await? {
-        if let Some(import) = import {
-            import.origin().fetch(work, blob).await?;
+    let bring = async {
+        match import {
+            Some(import) => import.origin().fetch(work, blob).await,
+            None => Ok(()),
         }
-        place.put(work, blob).await?;
-    }
+    };
+    place.put(work, blob, &from, bring).await?;
     part(work, &format!("writing layer {}", blob.digest));
     Ok(())
 }

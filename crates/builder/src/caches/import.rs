@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::{Descriptor, Digest, Manifest, ManifestOrIndex};
+use registry::filter::Filter;
 use serde::Deserialize;
 use solver::exchange::{Config, Imported, Listing, Output, UNCOMPRESSED};
 use solver::{Cause, KeyId, Link};
@@ -12,7 +13,7 @@ use solver::{Cause, KeyId, Link};
 use super::place::Place;
 use super::{Error, Request, cause, shelf, tags};
 use crate::Work;
-use crate::sources::bytes::Origin;
+use crate::sources::bytes::{ClientLogin, Origin};
 use crate::sources::layers::Layers;
 
 /// A cache that was read.
@@ -35,21 +36,89 @@ pub struct Imports {
     pub unavailable: Vec<Cause>,
 }
 
-/// Reads one cache.
-pub async fn import(work: &Work, request: &Request) -> Result<Arc<Import>, crate::Error> {
+/// What became of a cache that was to be read.
+pub enum Outcome {
+    /// It was read.
+    Read(Arc<Import>),
+    /// There is none yet.
+    Absent,
+    /// It can't be had.
+    Unavailable(Cause),
+    /// Nothing that was asked for is in it, for certain. What may be in it.
+    PassedOver(Filter),
+}
+
+/// Reads one cache, unless its registry says that none of `operations` is in it (by the digests of their records).
+pub async fn import(
+    work: &Work,
+    request: &Request,
+    operations: &BTreeSet<Digest>,
+) -> Result<Outcome, crate::Error> {
     let place = Place::to_read(work, request).await?;
-    let (config, blobs) = read(work, &place).await?;
-    let mut wanted: BTreeSet<Digest> = config.blobs().collect();
-    for digest in wanted.clone() {
-        // What is here need not be there.
-        if work.engine.store.blobs().has(&digest)? {
-            wanted.remove(&digest);
+    let known = &work.engine.known;
+    if let Place::Registry(reference) = &place {
+        if known.is_absent(reference) {
+            return Ok(Outcome::Absent);
         }
+        // Asked beside the cache itself, so that what may be in there is not found later.
+        return tokio::select! {
+            biased;
+            read = read_at(work, &place) => {
+                if matches!(&read, Err(error) if is_absent(error)) {
+                    known.note_absent(reference);
+                }
+                read
+            }
+            filter = passes_over(work, reference, operations) => Ok(Outcome::PassedOver(filter)),
+        };
     }
-    let lacking = place.lacks(work, wanted).await?;
+    read_at(work, &place).await
+}
+
+/// Ready when a cache has none of the operations for certain.
+async fn passes_over(work: &Work, reference: &oci::Reference, operations: &BTreeSet<Digest>) -> Filter {
+    let login = ClientLogin(work.session.clone());
+    match work.engine.registry.cache_filter(reference, &login).await {
+        Ok(Some(filter)) if !operations.iter().any(|operation| filter.may_have(operation)) => filter,
+        // Whether the cache can be had at all is found out where it is read.
+        _ => std::future::pending().await,
+    }
+}
+
+async fn read_at(work: &Work, place: &Place) -> Result<Outcome, crate::Error> {
+    let (config, blobs) = read(work, place).await?;
+    let lacking = lacking(work, place, config.blobs().collect()).await?;
+    let place = place.clone();
     let import = Import { backend: place.shown(), index: Imported::new(config), blobs, place, lost: Mutex::default() };
     import.leave_out(&lacking);
-    Ok(Arc::new(import))
+    Ok(Outcome::Read(Arc::new(import)))
+}
+
+/// Which blobs can't be had. Asked side by side, and what was found out lately is not asked again.
+async fn lacking(
+    work: &Work,
+    place: &Place,
+    mut wanted: BTreeSet<Digest>,
+) -> Result<BTreeSet<Digest>, crate::Error> {
+    let (known, repository) = (&work.engine.known, place.repository());
+    let mut lacking = BTreeSet::new();
+    for digest in wanted.clone() {
+        // What is here need not be there.
+        let here = work.engine.store.blobs().has(&digest)?;
+        let there = repository.and_then(|repository| known.blob(repository, &digest));
+        if here || there.is_some() {
+            wanted.remove(&digest);
+        }
+        if !here && there == Some(false) {
+            lacking.insert(digest);
+        }
+    }
+    let missing = place.lacks(work, wanted.clone()).await?;
+    if let Some(repository) = repository {
+        wanted.iter().for_each(|digest| known.note_blob(repository, digest, !missing.contains(digest)));
+    }
+    lacking.extend(missing);
+    Ok(lacking)
 }
 
 impl Import {
@@ -108,7 +177,7 @@ impl Import {
 
     /// Its reference, when it is kept in a registry.
     pub fn reference(&self) -> Option<&oci::Reference> {
-        if let Place::Registry(reference) = &self.place { Some(reference) } else { None }
+        self.place.repository()
     }
 
     /// A result can't be had: it is not found again.
@@ -134,13 +203,33 @@ impl Imports {
         self.read.iter().find_map(|import| import.lost(keys))
     }
 
-    /// Takes the outcome of one import in. What was only not there yet is no failure.
-    pub fn add(&mut self, backend: &str, outcome: Result<Arc<Import>, crate::Error>) {
-        match outcome {
-            Ok(import) => self.read.push(import),
-            Err(error) if is_absent(&error) => {}
-            Err(error) => self.unavailable.push(cause(backend, &error)),
+    /// Those among these outcomes that count.
+    pub fn of<'a>(outcomes: impl Iterator<Item = &'a Outcome>) -> Imports {
+        let mut imports = Imports::default();
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Read(import) => imports.read.push(import.clone()),
+                Outcome::Unavailable(cause) => imports.unavailable.push(cause.clone()),
+                Outcome::Absent | Outcome::PassedOver(_) => {}
+            }
         }
+        imports
+    }
+}
+
+impl Outcome {
+    /// What was only not there yet is no failure.
+    pub fn of(backend: &str, read: Result<Outcome, crate::Error>) -> Outcome {
+        match read {
+            Ok(outcome) => outcome,
+            Err(error) if is_absent(&error) => Outcome::Absent,
+            Err(error) => Outcome::Unavailable(cause(backend, &error)),
+        }
+    }
+
+    /// Whether it is to be read (again) for a graph with these operations.
+    pub fn is_open_for(&self, operations: &BTreeSet<Digest>) -> bool {
+        matches!(self, Outcome::PassedOver(filter) if operations.iter().any(|operation| filter.may_have(operation)))
     }
 }
 

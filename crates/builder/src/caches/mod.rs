@@ -3,8 +3,10 @@
 //! Whatever goes wrong elsewhere costs steps that run, never the build.
 
 mod collect;
+mod early;
 pub mod export;
 mod import;
+mod known;
 mod of_build;
 mod parts;
 mod place;
@@ -18,8 +20,11 @@ use std::io::ErrorKind;
 
 use solver::Cause;
 
-pub use import::{Import, Imports, import};
+pub use early::Early;
+pub use import::{Import, Imports, Outcome, import};
+pub use known::Known;
 pub use of_build::OfBuild;
+pub(crate) use place::push_blob;
 pub use remote::Remote;
 
 /// One `--cache-from` or `--cache-to`.

@@ -74,6 +74,14 @@ impl Place {
         }
     }
 
+    /// Its reference, when it is kept in a registry.
+    pub fn repository(&self) -> Option<&Reference> {
+        match self {
+            Place::Registry(reference) => Some(reference),
+            Place::Folder { .. } => None,
+        }
+    }
+
     /// Where the bytes of its blobs come from.
     pub fn origin(&self) -> Origin {
         match self {
@@ -159,39 +167,21 @@ impl Place {
 
 /// Writing.
 impl Place {
-    /// Takes a blob over from another repository of the same registry; says whether it did.
-    pub async fn mount(&self, work: &Work, blob: &Descriptor, from: &[&Reference]) -> Result<bool, crate::Error> {
-        let Place::Registry(reference) = self else { return Ok(false) };
-        let login = ClientLogin(work.session.clone());
-        for other in from.iter().filter(|r| r.domain == reference.domain && r.path != reference.path) {
-            if work
-                .engine
-                .registry
-                .mount_blob(reference, &blob.digest, &other.path, &login)
-                .await
-                .map_err(Error::from)?
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// Writes a blob of the store that is not there yet.
-    pub async fn put(&self, work: &Work, blob: &Descriptor) -> Result<(), crate::Error> {
-        let store = &work.engine.store;
-        let _held = store.leases().hold(Resource::Blob(blob.digest))?;
+    /// Writes a blob that is not there yet: it is taken over from one of the repositories `from`, or sent from the store
+    /// once `bring` has made sure that it is in there.
+    pub async fn put(
+        &self,
+        work: &Work,
+        blob: &Descriptor,
+        from: &[&Reference],
+        bring: impl Future<Output = Result<(), crate::Error>>,
+    ) -> Result<(), crate::Error> {
         match self {
-            Place::Registry(reference) => {
-                let login = ClientLogin(work.session.clone());
-                // Opened for its errors: a blob that is gone or damaged is not offered.
-                drop(store.blobs().open(&blob.digest)?);
-                let path = store.blobs().path(&blob.digest);
-                let put = work.engine.registry.upload_blob(reference, blob, Content::File(path), &login).await;
-                Ok(put.map_err(Error::from)?)
-            }
+            Place::Registry(reference) => push_blob(work, reference, blob, from, bring).await,
             Place::Folder { content, .. } => {
-                let file = store.blobs().open(&blob.digest)?;
+                bring.await?;
+                let _held = work.engine.store.leases().hold(Resource::Blob(blob.digest))?;
+                let file = work.engine.store.blobs().open(&blob.digest)?;
                 Ok(content.write(&blob.digest, blob.size, Box::new(file)).await.map_err(Error::from)?)
             }
             Place::Shelf(shelf) => {
@@ -251,6 +241,50 @@ pub fn reference(request: &Request) -> Result<Reference, Error> {
     let text = request.required("ref")?;
     let parsed = Reference::parse(text).map_err(|e| request.bad("ref", text, &e.to_string()))?;
     Ok(parsed.or_latest())
+}
+
+/// Gives a repository a blob that it does not have: one that it can take over from one of the repositories `from`, or sent
+/// from the store once `bring` has made sure that it is in there.
+pub async fn push_blob(
+    work: &Work,
+    reference: &Reference,
+    blob: &Descriptor,
+    from: &[&Reference],
+    bring: impl Future<Output = Result<(), crate::Error>>,
+) -> Result<(), crate::Error> {
+    let (registry, login) = (&work.engine.registry, ClientLogin(work.session.clone()));
+    // Each registry that does not take a blob over begins an upload: the last one is used, the others are given up.
+    let mut upload = None;
+    for other in from.iter().filter(|r| r.domain == reference.domain && r.path != reference.path) {
+        let next = registry.begin_upload(reference, &blob.digest, Some(&other.path), &login).await;
+        give_up(work, reference, upload.take()).await;
+        upload = next.map_err(Error::from)?;
+        if upload.is_none() {
+            return Ok(());
+        }
+    }
+    let sent = async {
+        bring.await?;
+        let _held = work.engine.store.leases().hold(Resource::Blob(blob.digest))?;
+        // Opened for its errors: a blob that is gone or damaged is not offered.
+        drop(work.engine.store.blobs().open(&blob.digest)?);
+        let content = Content::File(work.engine.store.blobs().path(&blob.digest));
+        let sent = match upload.take() {
+            Some(upload) => registry.finish_upload(reference, blob, upload, content, &login).await,
+            None => registry.upload_blob(reference, blob, content, &login).await,
+        };
+        Ok(sent.map_err(Error::from)?)
+    };
+    let sent: Result<(), crate::Error> = sent.await;
+    give_up(work, reference, upload).await;
+    sent
+}
+
+/// A registry that can't be told forgets the upload by itself, some day.
+async fn give_up(work: &Work, reference: &Reference, upload: Option<registry::Upload>) {
+    if let Some(upload) = upload {
+        let _ = work.engine.registry.give_up(reference, upload, &ClientLogin(work.session.clone())).await;
+    }
 }
 
 async fn folder(work: &Work, path: &str, manifest: Option<Digest>) -> Result<Place, Error> {

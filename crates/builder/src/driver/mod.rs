@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use graph::{Edge, Graph, Vertex};
 use oci::{Digest, Platform};
 use solver::{Build, Cause, Effect, Event, HitSource, ResultId, Solver, Trail, Verdict, Wanted};
+use store::SnapshotId;
 use tokio::sync::oneshot;
 
 use crate::attestations::Pins;
-use crate::caches::Imports;
+use crate::caches::{Early, Imports};
 use crate::event::{Events, What};
 use crate::sources::Source;
 use crate::{Engine, Error, Work, session};
@@ -61,6 +62,8 @@ pub struct Order {
     pub imports: Arc<Imports>,
     /// Where the keys of its steps are noted at its end, for caches that are written.
     pub trail: Option<Arc<Mutex<Vec<Trail>>>>,
+    /// Who hears of what its steps make, as soon as it is made.
+    pub early: Vec<Early>,
     /// What the build knows of sources.
     pub asked: Asked,
 }
@@ -317,6 +320,13 @@ impl State {
         let id = ResultId(self.next_result);
         self.results.insert(id, Kept { held, step, name });
         id
+    }
+
+    /// A step has made these trees.
+    fn made(&self, step: &Digest, trees: &[SnapshotId]) {
+        for going in self.builds.values().filter(|g| g.order.graph.get(step).is_some()) {
+            going.order.early.iter().for_each(|early| trees.iter().for_each(|tree| early.made(*tree)));
+        }
     }
 
     fn note(&self, build: Build, trail: Vec<Trail>) {

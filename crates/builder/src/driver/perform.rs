@@ -416,6 +416,7 @@ async fn keep(
         }
     };
     let made_of = store::MadeOf { snapshots: made.into_iter().flatten().collect(), blobs: Vec::new() };
+    driver.lock().made(&work.step, &made_of.snapshots);
     let (store, links) = (store.clone(), question.save.links);
     // A cache that can't be written must not fail the build: the result is there.
     let saved = blocking("wrote a record", move || store.records().save(&record, &links, &made_of)).await;

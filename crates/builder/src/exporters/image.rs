@@ -1,14 +1,15 @@
 //! `type=image`: an image in larder's own store under its names, and in registries where it is to be pushed.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 
 use base64::Engine;
 use oci::Reference;
-use store::Resource;
 
 use super::assemble::{self, Image, part};
 use super::options::Options;
 use super::{Error, Export, Written};
+use crate::caches::push_blob;
 use crate::event::now_millis;
 use crate::sources::bytes::ClientLogin;
 
@@ -33,8 +34,10 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
                 Error::Missing { kind: export.request.kind.clone(), what: "a name to push to (-t NAME)" }.into()
             );
         }
+        let mut near = export.near.to_vec();
         for name in &options.names {
-            push(export, &options, &image, name).await?;
+            push(export, &options, &image, name, &near).await?;
+            near.push(name.clone());
         }
     }
     let response = response(&image, &options)?;
@@ -59,7 +62,14 @@ pub(super) fn response(image: &Image, options: &Options) -> Result<BTreeMap<Stri
     Ok(response)
 }
 
-async fn push(export: &Export<'_>, options: &Options, image: &Image, name: &Reference) -> Result<(), crate::Error> {
+/// `near`: repositories that may have the layers already.
+async fn push(
+    export: &Export<'_>,
+    options: &Options,
+    image: &Image,
+    name: &Reference,
+    near: &[Reference],
+) -> Result<(), crate::Error> {
     let registry = &export.work.engine.registry;
     let login = ClientLogin(export.work.session.clone());
     let store = &export.work.engine.store;
@@ -67,11 +77,9 @@ async fn push(export: &Export<'_>, options: &Options, image: &Image, name: &Refe
     let pushes = image.blobs.iter().filter(|b| !is_manifest(b.digest)).map(|blob| {
         let login = &login;
         async move {
-            let _held = store.leases().hold(Resource::Blob(blob.digest))?;
-            // Opened for its errors: a blob that is gone or damaged is not offered.
-            drop(store.blobs().open(&blob.digest)?);
-            let content = registry::Content::File(store.blobs().path(&blob.digest));
-            registry.push_blob(name, blob, content, login).await.map_err(Error::from)
+            let has = registry.has_blob(name, &blob.digest, "pull,push", login).await.map_err(Error::from)?;
+            let from: Vec<&Reference> = near.iter().filter(|_| image.all_layers.iter().flatten().any(|layer| layer.digest == blob.digest)).collect();
+            if has { Ok(()) } else { push_blob(&export.work, name, blob, &from, ready(Ok(()))).await }
         }
     });
     futures_util::future::try_join_all(pushes).await?;

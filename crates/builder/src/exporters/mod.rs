@@ -109,6 +109,8 @@ pub(crate) struct Export<'a> {
     pub statements: BTreeMap<Digest, Digest>,
     /// What the build did, where images are to hold the cache of their own layers.
     pub inline: Option<&'a Done>,
+    /// Repositories that have layers of this build.
+    pub near: &'a [oci::Reference],
 }
 
 impl Export<'_> {
@@ -169,6 +171,7 @@ pub async fn export(
     results: &[Built],
     attributes: &BTreeMap<String, String>,
     inline: Option<&Done>,
+    near: &[oci::Reference],
 ) -> Result<Written, crate::Error> {
     let mut all = Written::default();
     let is_image = |output: &Request| matches!(output.kind.as_str(), "image" | "registry" | "oci" | "docker");
@@ -182,7 +185,7 @@ pub async fn export(
         let work =
             Work { engine: engine.clone(), session: session.clone(), events: events.clone(), step: task.step, cancel };
         let statements = statements.clone();
-        let export = Export { work, index, request, results, epoch, statements, inline };
+        let export = Export { work, index, request, results, epoch, statements, inline, near };
         let written = match request.kind.as_str() {
             "image" | "registry" => image::export(&export).await,
             "oci" | "docker" => archive::export(&export).await,

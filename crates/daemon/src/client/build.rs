@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use builder::build::{Request as Wanted, Response};
-use builder::event::Event;
+use builder::event::{Event, What};
 use builder::session::Shared;
 use builder::{Error, Events};
 use std::future::ready;
@@ -82,17 +82,16 @@ pub fn request(wanted: &Wanted) -> SolveRequest {
     }
 }
 
-/// How many caches are written elsewhere. A daemon tells the manifest of one: a folder of this machine beside others would
-/// get no name for its cache.
-fn exports(request: &SolveRequest) -> Result<usize, Error> {
-    let elsewhere = request.cache.iter().flat_map(|cache| &cache.exports).filter(|e| e.r#type != "inline");
-    let kinds: Vec<&str> = elsewhere.map(|export| export.r#type.as_str()).collect();
-    if kinds.len() > 1 && kinds.contains(&"local") {
-        let text =
-            "--cache-to type=local beside another one is not built for builds through a daemon: give one of them";
+/// The positions of the caches that are written elsewhere. BuildKit's own daemon tells the manifest of one, and not which:
+/// a folder of this machine beside others would get no name for its cache.
+fn exports(request: &SolveRequest, is_larder: bool) -> Result<Vec<usize>, Error> {
+    let all = request.cache.iter().flat_map(|cache| &cache.exports).enumerate();
+    let elsewhere: Vec<_> = all.filter(|(_, export)| export.r#type != "inline").collect();
+    if !is_larder && elsewhere.len() > 1 && elsewhere.iter().any(|(_, export)| export.r#type == "local") {
+        let text = "a daemon that is not larder can't write --cache-to type=local beside another one: give one of them";
         return Err(Error::Request(text.to_owned()));
     }
-    Ok(kinds.len())
+    Ok(elsewhere.into_iter().map(|(position, _)| position).collect())
 }
 
 /// Ends a task with whoever started it.
@@ -108,15 +107,22 @@ impl Client {
     /// Builds: `request` without its session, which is opened here. Dropped before its end, the build is cancelled.
     pub async fn build(&self, offered: Offered, request: SolveRequest, events: &Events) -> Result<Response, Error> {
         let forbids = request.frontend_attrs.contains_key("fail-on-miss");
-        if forbids && !self.is_larder().await.map_err(|e| Error::Request(e.to_string()))? {
+        // It only matters to builds that ask for more than BuildKit's API has.
+        let matters = forbids || request.cache.iter().any(|cache| !cache.exports.is_empty());
+        let is_larder = !matters || self.is_larder().await.map_err(|e| Error::Request(e.to_string()))?;
+        if forbids && !is_larder {
             let text = format!("the daemon on {} is not larder, and knows no --fail-on-miss", self.address);
             return Err(Error::Request(text));
         }
-        let exports = exports(&request)?;
+        let (exports, id) = (exports(&request, is_larder)?, request.r#ref.clone());
         match self.run(offered, request, events).await {
             Ok(exporter) => {
                 let manifest = exporter.get("cache.manifest").and_then(|json| serde_json::from_str(json).ok());
-                Ok(Response { exporter, caches: vec![manifest; exports], ..Response::default() })
+                if let (false, [position], Some(manifest)) = (is_larder, exports.as_slice(), manifest) {
+                    // As larder tells it.
+                    events.tell(What::Cache { step: Digest::of(id.as_bytes()), position: *position, manifest });
+                }
+                Ok(Response { exporter, ..Response::default() })
             }
             Err(status) => Err(self.told(&status)),
         }

@@ -80,7 +80,7 @@ impl Translator {
             What::Verdict { step, verdict: Verdict::Miss { cause } } => {
                 self.causes.insert(*step, cause.to_string());
             }
-            What::Verdict { .. } => {}
+            What::Verdict { .. } | What::Cache { .. } => {}
             What::Log { step, stream, bytes } => log(out, step, at, if *stream == Stream::Out { 1 } else { 2 }, bytes),
             What::Progress { step, part, current, total, done } => {
                 let key = (*step, part.clone());

@@ -63,7 +63,7 @@ impl<W: Write + Send> Display for Plain<W> {
     fn show(&mut self, event: &Event) {
         self.steps.take(event);
         match &event.what {
-            What::Known { .. } => {}
+            What::Known { .. } | What::Cache { .. } => {}
             What::Started { step } => self.line(*step, ""),
             What::Completed { step, .. } => self.completed(*step, event.at),
             What::Verdict { step, verdict: Verdict::Miss { cause, .. } } => self.line(*step, &cause.to_string()),

@@ -48,6 +48,7 @@ impl<W: Write + Send> Display for Raw<W> {
         }
         let time = oci::time::rfc3339_micros(event.at);
         let line = match &event.what {
+            What::Cache { step, manifest, .. } => json!({ "caches": [{ "vertex": step, "manifest": manifest }] }),
             What::Known { step, .. } | What::Started { step } | What::Completed { step, .. } => {
                 json!({ "vertexes": [self.vertex(*step)] })
             }

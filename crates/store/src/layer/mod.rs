@@ -9,6 +9,7 @@ mod write;
 
 use oci::{Digest, media};
 
+pub(crate) use pack::Packing;
 pub use pack::pack;
 pub use tree::{Owners, TarWriter, write_dir, write_file};
 pub use unpack::{Unpacked, newest, unpack, unpack_archive};

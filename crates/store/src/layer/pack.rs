@@ -1,13 +1,14 @@
 //! A snapshot's own layer as a blob: its upper folder in the form of the OCI image-spec ("Image Layer Filesystem
 //! Changeset"). A layer is made once for each recipe and found again. It never looks at the layers beneath.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::write::{self, Entry, Type};
 use super::{Packed, Recipe, compress};
@@ -17,6 +18,8 @@ use crate::{Form, SnapshotId, Store};
 
 /// The layer's blob, made now or found.
 pub fn pack(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Packed> {
+    // Who wants a layer that somebody packs already waits, and finds it.
+    let _turn = store.0.packing.enter(id);
     if let Some(found) = find(store, id, recipe)? {
         return Ok(found);
     }
@@ -54,6 +57,35 @@ fn find(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Option<Packed>
         }
     }
     Ok(None)
+}
+
+/// Snapshots whose layers are being packed.
+#[derive(Default)]
+pub(crate) struct Packing {
+    busy: Mutex<BTreeSet<SnapshotId>>,
+    free: Condvar,
+}
+
+impl Packing {
+    fn enter(&self, id: SnapshotId) -> Turn<'_> {
+        let busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy = self.free.wait_while(busy, |busy| busy.contains(&id)).unwrap_or_else(PoisonError::into_inner);
+        busy.insert(id);
+        Turn { packing: self, id }
+    }
+}
+
+/// Until it is dropped nobody else packs the snapshot.
+struct Turn<'a> {
+    packing: &'a Packing,
+    id: SnapshotId,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.packing.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        self.packing.free.notify_all();
+    }
 }
 
 struct Walk<'a> {

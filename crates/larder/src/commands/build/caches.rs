@@ -1,9 +1,13 @@
 //! `--cache-from` and `--cache-to` as they are typed: what goes to the builder, and which folders of this machine it may use.
 //! A cache that is not there yet is left out with a warning, as the first build of a branch has none.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use builder::Events;
 use builder::caches::Request;
+use builder::event::What;
 use oci::Descriptor;
 
 use super::{csv, scope};
@@ -68,19 +72,46 @@ pub fn exports(flag: &str, texts: &[String], session: &mut LocalSession) -> Resu
     Ok(requests)
 }
 
-/// Names the written caches of this machine's folders in their indexes.
-pub fn finish(requests: &[Request], written: &[Option<Descriptor>]) -> Result<(), String> {
-    let written_to = requests.iter().filter(|request| request.kind != "inline").zip(written);
-    for (request, manifest) in written_to.filter(|(request, _)| request.kind == "local") {
-        let (Some(dest), Some(manifest)) = (request.attributes.get("dest"), manifest) else { continue };
-        let tag = request.attributes.get("tag").map_or("latest", String::as_str);
-        let folder = Folder::new(Path::new(dest));
-        folder.name(tag, manifest.clone()).map_err(|e| e.to_string())?;
-        if request.attributes.get("reset").is_some_and(|v| v == "true" || v == "1") {
-            folder.sweep().map_err(|e| e.to_string())?;
+/// The caches that a build has written so far, by their positions among those that were asked for.
+#[derive(Clone, Default)]
+pub struct Written(Arc<Mutex<BTreeMap<usize, Descriptor>>>);
+
+impl Written {
+    /// Notes what is written, and passes everything on.
+    pub fn listening(&self, events: Events) -> Events {
+        let written = self.0.clone();
+        Events::new(move |event| {
+            if let What::Cache { position, manifest, .. } = &event.what {
+                written.lock().unwrap_or_else(PoisonError::into_inner).insert(*position, manifest.clone());
+            }
+            events.pass(event);
+        })
+    }
+
+    /// Notes what a daemon that has no such events tells of its caches: one manifest.
+    pub fn by_response(&self, requests: &[Request], manifest: Option<&String>) {
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let manifest: Option<Descriptor> = manifest.and_then(|json| serde_json::from_str(json).ok());
+        if let (true, Some(manifest)) = (written.is_empty(), manifest) {
+            let positions = (0..requests.len()).filter(|position| requests[*position].kind != "inline");
+            written.extend(positions.map(|position| (position, manifest.clone())));
         }
     }
-    Ok(())
+
+    /// Names the caches in this machine's folders in their indexes.
+    pub fn name(&self, requests: &[Request]) -> Result<(), String> {
+        let written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (position, request) in requests.iter().enumerate().filter(|(_, request)| request.kind == "local") {
+            let (Some(dest), Some(manifest)) = (request.attributes.get("dest"), written.get(&position)) else { continue };
+            let tag = request.attributes.get("tag").map_or("latest", String::as_str);
+            let folder = Folder::new(Path::new(dest));
+            folder.name(tag, manifest.clone()).map_err(|e| e.to_string())?;
+            if request.attributes.get("reset").is_some_and(|v| v == "true" || v == "1") {
+                folder.sweep().map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// One request a scope, the nearest first, for `scope=auto`.

@@ -35,8 +35,9 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
     ::daemon::syscall::keep_heap_small();
     let place = Place::find(root, &flags.at)?;
     let progress = Progress::start(kind);
-    let events = progress.events();
     let cache_to = plan.request.cache_to.clone();
+    let written = caches::Written::default();
+    let events = written.listening(progress.events());
     let done = match place {
         Place::Here(store) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -70,6 +71,8 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
         }
     };
     progress.finish();
+    // A build that failed leaves what succeeded: its caches get their names before anything else is said.
+    let named = written.name(&cache_to);
     match done {
         None => Err(Failure { code: 130, text: "interrupted".to_owned() }),
         Some(Err(error)) => Err(failure(&error)),
@@ -80,7 +83,7 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
             ended
         }
         Some(Ok(Done::Built(response))) => {
-            caches::finish(&cache_to, &response.caches).map_err(Failure::failed)?;
+            named.map_err(Failure::failed)?;
             write_results(flags, &response)
         }
     }

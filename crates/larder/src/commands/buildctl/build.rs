@@ -114,7 +114,8 @@ pub async fn run(at: &Connection, flags: Flags) -> Result<(), Failure> {
     }
     let progress = Progress::start_summed(kind, target);
     let offered: Offered = place::offered(plan.session);
-    let events = progress.events();
+    let written = caches::Written::default();
+    let events = written.listening(progress.events());
     // A question to the frontend is answered by its result alone.
     if plan.request.frontend_attrs.contains_key("requestid") {
         let answer = client.answer(offered, plan.request, &events).await;
@@ -125,10 +126,13 @@ pub async fn run(at: &Connection, flags: Flags) -> Result<(), Failure> {
     let response = client.solve(offered, plan.request, &events).await;
     drop(events);
     progress.finish();
+    if let Ok(response) = &response {
+        written.by_response(&plan.cache_to, response.get("cache.manifest"));
+    }
+    // A build that failed leaves what succeeded: its caches get their names before anything else is said.
+    let named = written.name(&plan.cache_to);
     let response = response.map_err(|refusal| failure(&refusal))?;
-    let manifest = response.get("cache.manifest").and_then(|json| serde_json::from_str(json).ok());
-    let written = vec![manifest; plan.cache_to.len()];
-    caches::finish(&plan.cache_to, &written).map_err(Failure::failed)?;
+    named.map_err(Failure::failed)?;
     let image = decoded(response.get("containerimage.descriptor")).and_then(|d| serde_json::from_value(d).ok());
     for (folder, name) in &plan.layouts {
         let image: oci::Descriptor =
