@@ -165,23 +165,22 @@ fn an_export_that_fails_is_told() {
     assert_eq!(kinds(&stall.build(&format!("{}/other", stall.proxy.host), &[])), Vec::<&str>::new());
 }
 
-/// So many processes export to one reference at once, each something else: all of it is there afterwards.
-#[test]
-fn many_writers_lose_nothing() {
-    let Some(kitchen) = Kitchen::new() else { return };
-    let Some(registry) = testkit::registry::start() else { return };
+/// So many processes export to one reference at once, each something else and half of them for another platform: all of it
+/// is there afterwards. `LARDER_ROUNDS` says how often.
+fn many_writers(kitchen: &Kitchen, host: &str) {
     let rounds: usize = std::env::var("LARDER_ROUNDS").ok().and_then(|v| v.parse().ok()).unwrap_or(2);
     const WRITERS: usize = 16;
+    let platform = |n: usize| if n.is_multiple_of(2) { "linux/amd64" } else { "linux/arm64" };
     kitchen.write("Dockerfile", "FROM scratch AS a\nARG N\nCOPY f$N /f\nFROM scratch\nCOPY --from=a /f /g\n");
     for round in 0..rounds {
-        let reference = format!("{}/shared:{round}", registry.host);
-        let to = format!("type=registry,ref={reference},mode=max");
+        let reference = format!("{host}/shared:{round}");
+        let to = format!("type=registry,ref={reference},mode=max,ignore-error=false");
         let context = kitchen.context();
         (0..WRITERS).for_each(|n| kitchen.write(&format!("f{n}"), &format!("{round} {n}")));
         let start = |n: usize| {
-            let (root, number) = (kitchen.path(&format!("writer-{round}-{n}")), format!("N={n}"));
-            let args = ["build", "-q", "--build-arg", &number, "--cache-to", &to, "-o", "type=cacheonly"];
-            let mut command = kitchen.command(&root, &args);
+            let (root, number) = (kitchen.path(&format!("writer-{n}")), format!("N={n}"));
+            let args = ["build", "-q", "--platform", platform(n), "--build-arg", &number, "--cache-to", &to];
+            let mut command = kitchen.command(&root, &[&args[..], &["-o", "type=cacheonly"]].concat());
             command.arg(&context).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
             command.spawn().unwrap()
         };
@@ -189,13 +188,30 @@ fn many_writers_lose_nothing() {
         for mut child in running {
             assert!(child.wait().unwrap().success());
         }
-        let root = kitchen.path(&format!("reader-{round}"));
+        let root = kitchen.path("reader");
         for n in 0..WRITERS {
             let number = format!("N={n}");
-            let args = ["build", "--progress", "plain", "--build-arg", &number, "--cache-from", &reference];
-            let all = [&args[..], &["-o", "type=cacheonly", context.to_str().unwrap()]].concat();
-            let ran = kitchen.larder_in(&root, &all).ok();
+            let args = ["build", "--progress", "plain", "--platform", platform(n), "--build-arg", &number];
+            let more = ["--cache-from", &reference, "-o", "type=cacheonly", context.to_str().unwrap()];
+            let ran = kitchen.larder_in(&root, &[&args[..], &more].concat()).ok();
             assert_eq!(ran.missed(), 0, "round {round}, writer {n}: {}", ran.stderr);
         }
+        // Each round begins with nothing, and leaves nothing.
+        let stores = (0..WRITERS).map(|n| kitchen.path(&format!("writer-{n}"))).chain([root]);
+        stores.for_each(|store| std::fs::remove_dir_all(store).unwrap());
     }
+}
+
+#[test]
+fn many_writers_lose_nothing() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    many_writers(&kitchen, &registry.host);
+}
+
+#[test]
+fn many_writers_lose_nothing_in_larders_registry() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let serving = crate::registry::Serving::start(&kitchen.path("registry"), &[]);
+    many_writers(&kitchen, &serving.host);
 }

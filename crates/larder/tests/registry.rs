@@ -105,6 +105,9 @@ fn skopeo_and_buildah_push_and_pull() {
     let second = format!("docker://{}/team/again:2", serving.host);
     buildah(&["push", "-q", "--tls-verify=false", &plain, &second]).unwrap().ok();
     run("skopeo", &["inspect", "--tls-verify=false", &second]).unwrap().ok();
+    // All of it is what it was when it was pushed, also while it is served.
+    let mut scrub = Command::new(env!("CARGO_BIN_EXE_larder"));
+    Ran::of(scrub.args(["registry", "scrub", "--root"]).arg(kitchen.path("registry")).output().unwrap()).ok();
     let deleted = format!("docker://{}/team/again:2", serving.host);
     run("skopeo", &["delete", "--tls-verify=false", &deleted]).unwrap().ok();
     assert_ne!(run("skopeo", &["inspect", "--tls-verify=false", &second]).unwrap().code, 0);

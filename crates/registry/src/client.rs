@@ -19,7 +19,7 @@ use crate::trust::{self, Trust};
 use crate::{Error, Login};
 
 /// Tries of one request.
-const TRIES: u32 = 4;
+pub(crate) const TRIES: u32 = 4;
 
 /// The host behind Docker's own name.
 const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");

@@ -5,7 +5,7 @@ use oci::{Descriptor, Digest, Reference};
 use reqwest::Method;
 use reqwest::header::LOCATION;
 
-use crate::client::{Ask, Client, Content, escape, root_cause};
+use crate::client::{Ask, Client, Content, TRIES, escape, pause, root_cause};
 use crate::filter::Filter;
 use crate::{Error, Login};
 
@@ -196,7 +196,22 @@ impl Client {
         let url = format!("{}/v2/{}/manifests/{name}", self.base(&reference.domain), reference.path);
         let body = Some((media_type.to_owned(), Content::Bytes(bytes.to_vec())));
         let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
-        self.send(&ask, login).await?;
-        Ok(digest)
+        let mut tries = 1;
+        loop {
+            let sent = self.send(&ask, login).await;
+            match &sent {
+                // While others push the same blob, docker-registry does not see it for a moment.
+                Err(error) if tries < TRIES && is_blob_unknown(error) => {
+                    tokio::time::sleep(pause(self.seed(), &ask.url, tries)).await;
+                    tries += 1;
+                }
+                _ => return sent.map(|_| digest),
+            }
+        }
     }
+}
+
+/// Whether a registry says that it lacks a blob that a manifest names.
+fn is_blob_unknown(error: &Error) -> bool {
+    matches!(error.last(), Error::Status { body, .. } if body.contains("MANIFEST_BLOB_UNKNOWN"))
 }

@@ -11,9 +11,9 @@ use store::{Resource, SnapshotId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::Request;
 use super::export::{Options, UPLOADS};
 use super::place::Place;
-use super::Request;
 use crate::exporters::assemble;
 use crate::{Work, blocking};
 

@@ -49,11 +49,7 @@ pub enum Outcome {
 }
 
 /// Reads one cache, unless its registry says that none of `operations` is in it (by the digests of their records).
-pub async fn import(
-    work: &Work,
-    request: &Request,
-    operations: &BTreeSet<Digest>,
-) -> Result<Outcome, crate::Error> {
+pub async fn import(work: &Work, request: &Request, operations: &BTreeSet<Digest>) -> Result<Outcome, crate::Error> {
     let place = Place::to_read(work, request).await?;
     let known = &work.engine.known;
     if let Place::Registry(reference) = &place {
@@ -95,11 +91,7 @@ async fn read_at(work: &Work, place: &Place) -> Result<Outcome, crate::Error> {
 }
 
 /// Which blobs can't be had. Asked side by side, and what was found out lately is not asked again.
-async fn lacking(
-    work: &Work,
-    place: &Place,
-    mut wanted: BTreeSet<Digest>,
-) -> Result<BTreeSet<Digest>, crate::Error> {
+async fn lacking(work: &Work, place: &Place, mut wanted: BTreeSet<Digest>) -> Result<BTreeSet<Digest>, crate::Error> {
     let (known, repository) = (&work.engine.known, place.repository());
     let mut lacking = BTreeSet::new();
     for digest in wanted.clone() {

@@ -10,8 +10,8 @@ use graph::Graph;
 use oci::{Descriptor, Digest, Reference};
 use solver::Trail;
 
-use super::export::{self, Done};
 use super::early::{Early, Sending};
+use super::export::{self, Done};
 use super::{Imports, Outcome, Request, import, place};
 use crate::build::{Build, Response};
 use crate::event::What;

@@ -78,7 +78,7 @@ impl Place {
     pub fn repository(&self) -> Option<&Reference> {
         match self {
             Place::Registry(reference) => Some(reference),
-            Place::Folder { .. } => None,
+            Place::Folder { .. } | Place::Shelf(_) => None,
         }
     }
 
@@ -185,9 +185,11 @@ impl Place {
                 Ok(content.write(&blob.digest, blob.size, Box::new(file)).await.map_err(Error::from)?)
             }
             Place::Shelf(shelf) => {
+                bring.await?;
+                let _held = work.engine.store.leases().hold(Resource::Blob(blob.digest))?;
                 // Opened for its errors: a blob that is gone or damaged is not offered.
-                drop(store.blobs().open(&blob.digest)?);
-                let content = Content::File(store.blobs().path(&blob.digest));
+                drop(work.engine.store.blobs().open(&blob.digest)?);
+                let content = Content::File(work.engine.store.blobs().path(&blob.digest));
                 Ok(shelf.write(blob, content).await.map_err(Error::from)?)
             }
         }

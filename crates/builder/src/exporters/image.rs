@@ -78,7 +78,10 @@ async fn push(
         let login = &login;
         async move {
             let has = registry.has_blob(name, &blob.digest, "pull,push", login).await.map_err(Error::from)?;
-            let from: Vec<&Reference> = near.iter().filter(|_| image.all_layers.iter().flatten().any(|layer| layer.digest == blob.digest)).collect();
+            let from: Vec<&Reference> = near
+                .iter()
+                .filter(|_| image.all_layers.iter().flatten().any(|layer| layer.digest == blob.digest))
+                .collect();
             if has { Ok(()) } else { push_blob(&export.work, name, blob, &from, ready(Ok(()))).await }
         }
     });

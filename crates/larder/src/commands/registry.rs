@@ -73,7 +73,7 @@ enum Verb {
         #[arg(long, value_name = "REPOSITORIES:TAGS=CONDITIONS", value_parser = retention)]
         keep: Vec<Retention>,
     },
-    /// Read everything again and say what the disk has changed or lost; exit code 1 if anything
+    /// Read everything again, also while it is served, and say what the disk has changed or lost; exit code 1 if anything
     Scrub,
 }
 
@@ -240,7 +240,8 @@ fn collect(root: &Path, dry_run: bool, grace: u64, keep: &[Retention]) -> Result
 }
 
 fn scrub(root: &Path) -> Result<(), Failure> {
-    let found = with(options(root), async |registry| registry.scrub().await)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let found = runtime.block_on(Registry::scrub(root)).map_err(Failure::failed)?;
     for (digest, is) in &found.damaged {
         println!("{digest}: damaged, its bytes are those of {is}");
     }

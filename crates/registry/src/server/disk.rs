@@ -14,7 +14,8 @@ use super::format;
 pub struct Disk {
     root: PathBuf,
     temporary: AtomicU64,
-    _lock: File,
+    /// `None` where it is only read.
+    _lock: Option<File>,
 }
 
 /// Why a folder can't be served.
@@ -64,13 +65,24 @@ impl Disk {
         }
         let owner = format!("process {} (`{}`)", std::process::id(), command.replace('\n', " "));
         lock.set_len(0).and_then(|()| lock.write_all(owner.as_bytes())).map_err(failed)?;
-        let disk = Disk { root: root.to_owned(), temporary: AtomicU64::new(0), _lock: lock };
+        let disk = Disk { root: root.to_owned(), temporary: AtomicU64::new(0), _lock: Some(lock) };
         disk.check_format()?;
         let clear = || match fs::remove_dir_all(root.join(format::TMP)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => fs::create_dir_all(root.join(format::TMP)),
         };
         clear().map_err(failed)?;
+        Ok(disk)
+    }
+
+    /// Opens a folder that is only read, whoever serves it meanwhile.
+    pub fn open_to_read(root: &Path) -> Result<Disk, OpenError> {
+        let disk = Disk { root: root.to_owned(), temporary: AtomicU64::new(0), _lock: None };
+        if disk.read(format::FORMAT).map_err(|source| OpenError::Io { root: root.to_owned(), source })?.is_none() {
+            let source = io::Error::new(io::ErrorKind::NotFound, "there is no registry in it");
+            return Err(OpenError::Io { root: root.to_owned(), source });
+        }
+        disk.check_format()?;
         Ok(disk)
     }
 

@@ -153,14 +153,15 @@ impl Registry {
         }))
     }
 
+    /// Reads everything in a folder again and says what a disk has changed or lost; also while a registry serves it.
+    pub async fn scrub(root: &Path) -> Result<Scrubbed, OpenError> {
+        let contents = Contents::new(Storage::on_disk(Disk::open_to_read(root)?), Duration::MAX);
+        scrub::scrub(&contents).await.map_err(|source| OpenError::Io { root: root.to_owned(), source })
+    }
+
     /// Applies the rules for tags. `dry` says what would go, and removes nothing.
     pub async fn expire(&self, dry: bool) -> io::Result<Expired> {
         expire::expire(self, dry).await
-    }
-
-    /// Reads everything again and says what a disk has changed or lost.
-    pub async fn scrub(&self) -> io::Result<Scrubbed> {
-        scrub::scrub(self).await
     }
 
     /// Removes what nothing refers to. `dry` says what would go, and removes nothing.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::Registry;
+use super::contents::Contents;
 use super::digest::{Algorithm, ContentDigest};
 use super::format;
 use super::uploads::hash;
@@ -30,8 +30,7 @@ impl Scrubbed {
 }
 
 /// Reads everything.
-pub async fn scrub(registry: &Registry) -> io::Result<Scrubbed> {
-    let contents = &registry.contents;
+pub async fn scrub(contents: &Contents) -> io::Result<Scrubbed> {
     let mut found = Scrubbed::default();
     for algorithm in Algorithm::ALL {
         for folder in contents.storage.list(format::all_blobs(algorithm)).await? {
@@ -56,11 +55,12 @@ pub async fn scrub(registry: &Registry) -> io::Result<Scrubbed> {
     for name in contents.repositories().await? {
         let links = contents.blobs(&name).await?.into_iter().chain(contents.manifests(&name).await?);
         for (digest, _) in links {
-            // Looked for under the lock that removals need: a link that goes just now goes before its bytes.
-            let _link = contents.link().await;
-            let keys = [format::link(&name, &digest), format::manifest(&name, &digest)];
+            if contents.storage.size(&digest).await?.is_some() {
+                continue;
+            }
+            // Whoever serves the folder meanwhile removes what names bytes before the bytes, and writes it after them.
             let mut named = false;
-            for key in keys {
+            for key in [format::link(&name, &digest), format::manifest(&name, &digest)] {
                 named |= contents.storage.look(key).await?.is_some();
             }
             if named && contents.storage.size(&digest).await?.is_none() {

@@ -102,7 +102,9 @@ impl Written {
     pub fn name(&self, requests: &[Request]) -> Result<(), String> {
         let written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for (position, request) in requests.iter().enumerate().filter(|(_, request)| request.kind == "local") {
-            let (Some(dest), Some(manifest)) = (request.attributes.get("dest"), written.get(&position)) else { continue };
+            let (Some(dest), Some(manifest)) = (request.attributes.get("dest"), written.get(&position)) else {
+                continue;
+            };
             let tag = request.attributes.get("tag").map_or("latest", String::as_str);
             let folder = Folder::new(Path::new(dest));
             folder.name(tag, manifest.clone()).map_err(|e| e.to_string())?;
