@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use dockerfile::lower::{Fact, Options, Outcome};
+use dockerfile::lower::{Fact, Need, Options, Outcome};
 use dockerfile::{Diagnostic, LineIndex};
 use oci::{Digest, ImageConfig, Platform};
 
-fn folder() -> std::path::PathBuf {
+pub fn folder() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
@@ -79,21 +79,32 @@ fn without_spans(text: &str) -> String {
 }
 
 /// Lowers with facts that are made up but always the same.
-fn lower(file: &dockerfile::ast::File) -> Result<dockerfile::lower::Lowered, Vec<Diagnostic>> {
+pub fn lower(file: &dockerfile::ast::File) -> Result<dockerfile::lower::Lowered, Vec<Diagnostic>> {
+    lower_with(file, &BTreeMap::new())
+}
+
+/// The same with build arguments. An image's digest is that of its name and platform, and it has one layer.
+pub fn lower_with(
+    file: &dockerfile::ast::File,
+    build_args: &BTreeMap<String, String>,
+) -> Result<dockerfile::lower::Lowered, Vec<Diagnostic>> {
     let platform = Platform::new("linux", "amd64", "");
     let mut options = Options::new(platform.clone(), platform);
     options.session = "session".to_owned();
+    options.build_args.clone_from(build_args);
     let mut facts = BTreeMap::new();
     loop {
         match dockerfile::lower(file, &options, &facts)? {
             Outcome::Done(lowered) => return Ok(*lowered),
             Outcome::Needs { needs, .. } => {
                 for need in needs.into_keys() {
+                    let Need::Image { reference, platform } = &need else { panic!("{need:?}") };
+                    let digest = Digest::of(format!("{reference} {platform}").as_bytes());
                     let mut config =
                         ImageConfig { os: "linux".to_owned(), architecture: "amd64".to_owned(), ..Default::default() };
                     config.config.env = vec!["PATH=/bin".to_owned()];
                     config.config.cmd = Some(vec!["sh".to_owned()]);
-                    let digest = Digest::of(format!("{need:?}").as_bytes());
+                    config.rootfs.diff_ids.push(Digest::of(b"layer"));
                     facts.insert(need, Fact::Image { digest, config: Box::new(config) });
                 }
             }
@@ -106,8 +117,46 @@ fn what_comes_from_a_secret_is_masked_in_the_steps_name() {
     let text = "FROM base\nENV KEY=public OTHER=seen\nRUN --mount=type=secret,id=k,env=KEY echo $KEY $OTHER $NONE\n";
     let (file, _) = dockerfile::parse(text.as_bytes());
     let names: Vec<String> = lower(&file).unwrap().graph.vertices().map(|vertex| vertex.name()).collect();
-    let expected = "[2/2] RUN --mount=type=secret,id=k,env=KEY echo **** seen $NONE";
+    let expected = "[stage-0 2/2] RUN --mount=type=secret,id=k,env=KEY echo **** seen $NONE";
     assert!(names.iter().any(|name| name == expected), "{names:?}");
+}
+
+/// Of a named directory only what is read is asked for; a process, or the target, may read all of it.
+#[test]
+fn named_directories_are_asked_for_what_is_read() {
+    let platform = Platform::new("linux", "amd64", "");
+    let mut options = Options::new(platform.clone(), platform);
+    options.contexts.insert("more".to_owned(), dockerfile::lower::NamedContext::Local("more".to_owned()));
+    let need = Need::Ignore { context: "more".to_owned() };
+    let facts = [(need, Fact::Patterns(Vec::new()))].into();
+    let follow = |text: &str| {
+        let (file, _) = dockerfile::parse(text.as_bytes());
+        let Outcome::Done(lowered) = dockerfile::lower(&file, &options, &facts).unwrap() else { panic!("{text}") };
+        let sources = lowered.graph.vertices().filter_map(|vertex| match vertex.kind() {
+            Some(graph::Kind::Source(op)) => Some(op.attrs.get("local.followpaths").cloned().unwrap_or_default()),
+            _ => None,
+        });
+        sources.collect::<String>()
+    };
+    assert_eq!(follow("FROM scratch\nCOPY --from=more b /\nCOPY --from=more a/c /\n"), r#"["a/c","b"]"#);
+    assert_eq!(follow("FROM scratch AS more\nFROM scratch\nCOPY --from=more b /\n"), r#"["b"]"#);
+    assert_eq!(follow("FROM scratch\nRUN --mount=from=more,source=d,target=/d true\n"), r#"["d"]"#);
+    assert_eq!(follow("FROM scratch\nRUN --mount=from=more,target=/d true\n"), "");
+    assert_eq!(follow("FROM more\nENV a=b\n"), "");
+    assert_eq!(follow("FROM more AS one\nRUN true\nFROM scratch\nCOPY --from=one b /\n"), "");
+    assert_eq!(follow("FROM scratch\nRUN --mount=source=sub,target=/d true\n"), r#"["sub"]"#);
+}
+
+#[test]
+fn an_image_without_layers_is_nothing_to_begin_with() {
+    let platform = Platform::new("linux", "amd64", "");
+    let (file, _) = dockerfile::parse(b"FROM empty\nRUN true\n");
+    let need = Need::Image { reference: "docker.io/library/empty:latest".to_owned(), platform: platform.to_string() };
+    let fact = Fact::Image { digest: Digest::of(b"empty"), config: Box::default() };
+    let options = Options::new(platform.clone(), platform);
+    let outcome = dockerfile::lower(&file, &options, &[(need, fact)].into()).unwrap();
+    let Outcome::Done(lowered) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(lowered.graph.len(), 1);
 }
 
 proptest::proptest! {

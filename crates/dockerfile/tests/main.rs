@@ -4,4 +4,5 @@
 
 mod epoch;
 mod fixtures;
+mod peers;
 mod vectors;

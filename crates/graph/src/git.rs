@@ -67,7 +67,9 @@ impl GitUrl {
     fn query(&mut self, query: &str) -> Result<(), UrlError> {
         let mut values: BTreeMap<String, String> = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            // In a query `+` is a space.
+            let pair = pair.replace('+', " ");
+            let (key, value) = pair.split_once('=').unwrap_or((&pair, ""));
             let key = decoded(key);
             if value.is_empty() && !matches!(key.as_str(), "submodules" | "keep-git-dir" | "fetch-by-commit") {
                 return Err(UrlError::NoValue { key });
@@ -179,12 +181,12 @@ fn flag(key: &str, value: &str) -> Result<bool, UrlError> {
     }
 }
 
-/// Text of a query: `+` is a space, `%2F` a byte.
-fn decoded(text: &str) -> String {
+/// Text of an address: `%2F` is a byte.
+pub fn decoded(text: &str) -> String {
     let (bytes, mut out, mut i) = (text.as_bytes(), Vec::new(), 0);
     while i < bytes.len() {
         let code = text.get(i + 1..i + 3).filter(|_| bytes[i] == b'%').and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        out.push(code.unwrap_or(if bytes[i] == b'+' { b' ' } else { bytes[i] }));
+        out.push(code.unwrap_or(bytes[i]));
         i += if code.is_some() { 3 } else { 1 };
     }
     String::from_utf8_lossy(&out).into_owned()

@@ -75,3 +75,41 @@ fn files_from_the_web() {
     assert_eq!(wrong.code, 1);
     assert!(wrong.stderr.contains("expected the bytes of"), "{}", wrong.stderr);
 }
+
+/// A server that names its file by an `ETag` is asked for the file once.
+#[test]
+fn files_that_did_not_change_are_not_fetched_again() {
+    use std::io::{Read, Write};
+    let Some(kitchen) = Kitchen::new() else { return };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let said = std::sync::Arc::new(std::sync::Mutex::new((String::from("one"), Vec::new())));
+    let server = said.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let length = stream.read(&mut request).unwrap();
+            let request = String::from_utf8_lossy(&request[..length]).into_owned();
+            let mut said = server.lock().unwrap();
+            let (method, text) = (request.split(' ').next().unwrap_or_default().to_owned(), said.0.clone());
+            said.1.push(method.clone());
+            let known = request.contains(&format!("if-none-match: \"{text}\""));
+            let (status, body) = match (known, method.as_str()) {
+                (true, _) => ("304 Not Modified", ""),
+                (false, "HEAD") => ("200 OK", ""),
+                _ => ("200 OK", text.as_str()),
+            };
+            let length = text.len();
+            let head = format!("HTTP/1.1 {status}\r\nETag: \"{text}\"\r\nContent-Length: {length}\r\n");
+            stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).unwrap();
+        }
+    });
+    kitchen.write("Dockerfile", &format!("FROM scratch\nADD http://127.0.0.1:{port}/f /f\n"));
+    let build = || std::fs::read_to_string(kitchen.files(&[]).join("f")).unwrap();
+    let asked = || std::mem::take(&mut said.lock().unwrap().1);
+    assert_eq!((build(), asked()), ("one".to_owned(), vec!["GET".to_owned()]));
+    assert_eq!((build(), asked()), ("one".to_owned(), vec!["HEAD".to_owned()]));
+    said.lock().unwrap().0 = "two".to_owned();
+    assert_eq!((build(), asked()), ("two".to_owned(), vec!["HEAD".to_owned(), "GET".to_owned()]));
+}

@@ -182,3 +182,31 @@ fn an_image_of_more_layers_than_an_overlay_takes() {
     assert!(!out.join("d/3").exists() && out.join("d/5").exists());
     assert_eq!(kitchen.build(&[]).ok().missed(), 0);
 }
+
+/// An archive that names only what lies in a folder leaves the folder, or the link to one, as it is.
+#[test]
+fn archives_through_links() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let tree = kitchen.path("tree");
+    std::fs::create_dir_all(tree.join("var/run/act")).unwrap();
+    std::fs::create_dir_all(tree.join("etc")).unwrap();
+    for name in ["var/run/act/head", "etc/more"] {
+        std::fs::write(tree.join(name), name).unwrap();
+    }
+    std::fs::hard_link(tree.join("var/run/act/head"), tree.join("var/run/act/same")).unwrap();
+    let archive = kitchen.context().join("payload.tar");
+    let packed = std::process::Command::new("tar")
+        .args(["-cf", archive.to_str().unwrap(), "-C", tree.to_str().unwrap()])
+        .args(["var/run/act", "etc/more"])
+        .status();
+    assert!(packed.unwrap().success());
+    let text = "FROM base\nRUN mkdir -p /run /var /etc && chmod 700 /etc && ln -s /run /var/run\nADD payload.tar /\n";
+    kitchen.write("Dockerfile", text);
+    let out = kitchen.files(&[]);
+    assert_eq!(std::fs::read_link(out.join("var/run")).unwrap(), std::path::Path::new("/run"));
+    for name in ["head", "same"] {
+        assert_eq!(std::fs::read_to_string(out.join("run/act").join(name)).unwrap(), "var/run/act/head");
+    }
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(out.join("etc")).unwrap().permissions());
+    assert_eq!((mode & 0o777, out.join("etc/more").exists()), (0o700, true));
+}

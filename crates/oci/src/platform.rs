@@ -100,10 +100,13 @@ impl Platform {
     }
 
     /// Whether something made for `other` runs where `self` is asked for, without emulation: the same, or for arm a
-    /// lower variant. Lower is better; `None` does not run.
+    /// lower variant, for Windows the same build where both say which. Lower is better; `None` does not run.
     pub fn rank(&self, other: &Platform) -> Option<u32> {
         let (want, have) = (self.normal(), other.normal());
         if want.os != have.os || want.architecture != have.architecture {
+            return None;
+        }
+        if want.os == "windows" && !same_build(&want.os_version, &have.os_version) {
             return None;
         }
         if want.variant == have.variant {
@@ -124,6 +127,12 @@ impl Platform {
     pub fn matches(&self, other: &Platform) -> bool {
         self.rank(other).is_some()
     }
+}
+
+/// Whether two versions of Windows (`10.0.17763.1234`) are of one build. One that says nothing is of any.
+fn same_build(want: &str, have: &str) -> bool {
+    let build = |version: &str| version.split('.').take(3).map(str::to_owned).collect::<Vec<_>>();
+    want.is_empty() || have.is_empty() || build(want) == build(have)
 }
 
 fn arm_level(variant: &str) -> Option<u32> {
@@ -240,5 +249,15 @@ mod tests {
         assert!(!p("v6").matches(&p("v7")));
         assert_eq!(p("v7").rank(&p("v7")), Some(0));
         assert!(!p("v7").matches(&Platform::new("linux", "arm64", "")));
+    }
+
+    #[test]
+    fn builds_of_windows() {
+        let of = |version: &str| Platform { os_version: version.to_owned(), ..Platform::new("windows", "amd64", "") };
+        assert!(of("10.0.17763.1").matches(&of("10.0.17763.9")));
+        assert!(!of("10.0.17763.1").matches(&of("10.0.20348.1")));
+        assert!(of("").matches(&of("10.0.20348.1")) && of("10.0.20348.1").matches(&of("")));
+        let linux = |version: &str| Platform { os_version: version.to_owned(), ..Platform::new("linux", "amd64", "") };
+        assert!(linux("5").matches(&linux("6")));
     }
 }

@@ -99,9 +99,37 @@ pub fn duration(text: &str) -> Option<i64> {
     (!text.is_empty()).then_some(total as i64)
 }
 
+/// The way back, as Go writes it: the largest unit is hours, and of less than a second the unit that makes a whole part.
+pub fn duration_text(nanos: i64) -> String {
+    let (sign, left) = (if nanos < 0 { "-" } else { "" }, nanos.unsigned_abs());
+    let units = [("ns", 1), ("µs", 1_000), ("ms", 1_000_000)];
+    if let Some((unit, size)) = units.into_iter().rev().find(|(_, size)| (*size..1_000_000_000).contains(&left)) {
+        return format!("{sign}{}{unit}", fraction(left, size));
+    }
+    let (hours, minutes) = (left / 3_600_000_000_000, left / 60_000_000_000 % 60);
+    let mut text = sign.to_owned();
+    if hours > 0 {
+        text.push_str(&format!("{hours}h"));
+    }
+    if hours > 0 || minutes > 0 {
+        text.push_str(&format!("{minutes}m"));
+    }
+    text + &fraction(left % 60_000_000_000, 1_000_000_000) + "s"
+}
+
+/// `value / unit` without trailing zeros.
+fn fraction(value: u64, unit: u64) -> String {
+    let width = unit.ilog10() as usize;
+    let rest = format!("{:0width$}", value % unit);
+    match rest.trim_end_matches('0') {
+        "" => (value / unit).to_string(),
+        rest => format!("{}.{rest}", value / unit),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{parse_rfc3339, rfc3339_nanos};
+    use super::{duration, duration_text, parse_rfc3339, rfc3339_nanos};
 
     #[test]
     fn what_go_writes_is_read() {
@@ -130,5 +158,16 @@ mod tests {
         assert_eq!(super::rfc3339(1_709_208_000), "2024-02-29T12:00:00Z");
         assert_eq!(super::rfc3339(-1), "1969-12-31T23:59:59Z");
         assert_eq!(super::rfc3339_micros(1_709_210_096_000_001), "2024-02-29T12:34:56.000001Z");
+    }
+
+    #[test]
+    fn durations_as_go_writes_them() {
+        for text in ["0s", "1ns", "1.5µs", "20ms", "1s", "1.5s", "1m0s", "1m30s", "1h0m0s", "26h0m0.25s", "-1m0s"] {
+            let nanos = match text.strip_prefix('-') {
+                Some(rest) => -duration(rest).unwrap_or_default(),
+                None => duration(text).unwrap_or_default(),
+            };
+            assert_eq!(duration_text(nanos), text);
+        }
     }
 }

@@ -15,6 +15,8 @@ pub struct Download {
     pub digest: Digest,
     /// The header `Last-Modified` as it came; empty when there was none.
     pub last_modified: String,
+    /// The header `ETag` as it came; empty when there was none.
+    pub etag: String,
 }
 
 impl Client {
@@ -26,8 +28,7 @@ impl Client {
         if !status.is_success() {
             return Err(unreachable(format!("it answers {status}")));
         }
-        let header = response.headers().get("last-modified").and_then(|v| v.to_str().ok());
-        let last_modified = header.unwrap_or_default().to_owned();
+        let (last_modified, etag) = (header(&response, "last-modified"), header(&response, "etag"));
         let mut hasher = Hasher::new();
         let mut body = response.bytes_stream();
         while let Some(chunk) = body.next().await {
@@ -35,6 +36,23 @@ impl Client {
             hasher.update(&chunk);
             out.write_all(&chunk).map_err(|source| Error::Write { what: url.to_owned(), source })?;
         }
-        Ok(Download { digest: hasher.finish(), last_modified })
+        Ok(Download { digest: hasher.finish(), last_modified, etag })
     }
+
+    /// Whether the server says that the file at `url` is still the one that it called `etag`. One that does not say so is
+    /// to be asked for the file.
+    pub async fn is_unchanged(&self, url: &str, etag: &str) -> Result<bool, Error> {
+        let asked = self.http()?.head(url).header("if-none-match", etag).send().await;
+        let status = |response: &reqwest::Response| response.status().as_u16();
+        Ok(asked.is_ok_and(|response| match status(&response) {
+            304 => true,
+            200 => header(&response, "etag") == etag,
+            _ => false,
+        }))
+    }
+}
+
+/// A header's text; empty when there is none.
+fn header(response: &reqwest::Response, name: &str) -> String {
+    response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }

@@ -47,7 +47,8 @@ pub(crate) fn http(trust: &Trust) -> Result<reqwest::Client, Error> {
         .tls_backend_preconfigured(config)
         .connect_timeout(Duration::from_secs(15))
         .read_timeout(Duration::from_secs(60))
-        .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION")))
+        // Servers that treat BuildKit in some way of their own are to treat this in the same way.
+        .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION"), " buildkit/v0.30"))
         .build();
     made.map_err(|e| failed(e.to_string()))
 }

@@ -17,6 +17,7 @@ impl Frontend<'_> {
         ignore: Vec<String>,
     ) -> Result<Options, Error> {
         let mut options = Options::new(platform.clone(), host.clone());
+        options.platform_given = self.attribute("platform").is_some();
         options.filename.clone_from(&definition.filename);
         options.definition = Some(definition.source.clone());
         options.ignore = ignore;

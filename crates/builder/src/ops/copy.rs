@@ -36,6 +36,8 @@ pub struct Rules {
     pub replace: bool,
     /// The source lies in the store: files may be linked.
     pub link: bool,
+    /// The source is an unpacked archive, and these are the directories that it names itself.
+    pub named: Option<HashSet<PathBuf>>,
 }
 
 /// Files that one thread takes at a time: neighbours lie in one folder, which takes one new entry at a time.
@@ -145,6 +147,17 @@ impl<'a> Copier<'a> {
         }
         if !included && !is_dir {
             return Ok(());
+        }
+        if is_dir && self.rules.named.as_ref().is_some_and(|named| !named.contains(from)) {
+            // Only what lies in it is named: a directory, or a link to one, that is there already stays what it is.
+            let real = self.canvas.resolve(to)?;
+            if self.canvas.look(&real)?.is_some_and(|there| there.kind == Kind::Dir) {
+                for child in self.source.list(from)? {
+                    let name = child.name.clone();
+                    self.entry(child, &from.join(&name), &below.join(&name), &real.join(&name), true)?;
+                }
+                return Ok(());
+            }
         }
         if included {
             self.make_waiting()?;

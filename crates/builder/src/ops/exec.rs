@@ -39,7 +39,8 @@ impl Given {
             given.secrets.insert(id.clone(), session.secret(id).await?);
         }
         for opt in mounts.iter().filter_map(|m| m.ssh_opt.as_ref()) {
-            let agent = match session.ssh(&opt.id).await {
+            let id = if opt.id.is_empty() { "default" } else { &opt.id };
+            let agent = match session.ssh(id).await {
                 Err(_) if opt.optional => None,
                 agent => Some(agent?),
             };
@@ -211,7 +212,7 @@ impl Exec<'_> {
         let mut spec = Spec::new(root, meta.args.iter().cloned());
         spec.readonly_root = root_mount.readonly;
         spec.env = environment(meta);
-        spec.cwd = PathBuf::from(if meta.cwd.is_empty() { "/" } else { &meta.cwd });
+        spec.cwd = PathBuf::from(graph::pattern::clean(&format!("/{}", meta.cwd)));
         spec.user = User::Named(meta.user.clone());
         if !meta.hostname.is_empty() {
             spec.hostname = meta.hostname.clone();
@@ -315,7 +316,8 @@ impl Exec<'_> {
 
     fn volume(&self, position: usize, mount: &wire::Mount, held: &mut Held) -> Result<MountKind, Error> {
         let opt = mount.cache_opt.as_ref().ok_or_else(|| malformed("a cache mount without an id"))?;
-        if opt.id.starts_with(crate::sources::git::VOLUMES) || opt.id.starts_with(crate::session::MIRRORS) {
+        let own = [crate::sources::git::VOLUMES, crate::sources::http::VOLUMES, crate::session::MIRRORS];
+        if own.iter().any(|prefix| opt.id.starts_with(prefix)) {
             return Err(malformed("a cache mount with an id that is larder's own"));
         }
         let seed = usize::try_from(mount.input).ok().and_then(|i| *self.inputs.get(i)?);

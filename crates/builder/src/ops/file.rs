@@ -261,6 +261,7 @@ impl Work<'_> {
             follow: action.follow_symlink,
             replace: action.always_replace_existing_dest_paths,
             link,
+            named: None,
         };
         let (from, to) = (clean(&action.src), clean(&action.dest));
         let parent = layer.canvas.resolve(Path::new(&to))?;
@@ -300,9 +301,7 @@ impl Work<'_> {
         let file = std::fs::File::open(&node.source).doing("open", &path)?;
         // Unpacked beside the layer first: an archive's entries are then copied under the same rules as any files.
         let aside = self.store.snapshots().begin(None)?;
-        if !store::layer::unpack_archive(&file, &aside)? {
-            return Ok(false);
-        }
+        let Some(named) = store::layer::unpack_archive(&file, &aside)? else { return Ok(false) };
         let target = layer.canvas.resolve(Path::new(to))?;
         layer.canvas.make_dirs(&target, &Attributes::made(0o755, rules.owner, rules.time))?;
         let unpacked = View::of_dir(aside.upper().to_owned());
@@ -316,6 +315,7 @@ impl Work<'_> {
             follow: false,
             replace: true,
             link: true,
+            named: Some(named),
         };
         let mut copier = Copier::new(&unpacked, &mut layer.canvas, &rules);
         for node in unpacked.list(Path::new("/"))? {

@@ -1,18 +1,22 @@
-//! Files from the web as sources: fetched whenever a build asks for them, named by the digest of their content.
-//! Nothing is unpacked here, and no server's word is taken for what a file is.
+//! Files from the web as sources: named by the digest of their content, and fetched whenever a build asks for them, unless
+//! the server says that what is here is what it has. Nothing is unpacked here.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use graph::{Kind, Vertex};
 use oci::Digest;
 use rustix::fs::Timespec;
+use serde::{Deserialize, Serialize};
 use solver::key;
 use store::canvas::{Attributes, Canvas, set_owner_and_mode, set_time};
-use store::{Resource, SnapshotId};
+use store::{Resource, Sharing, SnapshotId, Volume, VolumeRequest};
 
 use crate::ops::Doing;
 use crate::{Error, Work, blocking, ops, sources};
+
+/// Names of volumes that remember files begin with this: no cache mount gets one of them.
+pub const VOLUMES: &str = "larder.http/";
 
 /// What stands for the client in a URL: BuildKit's name for it.
 const UPLOAD: &str = "http://buildkit-session";
@@ -70,9 +74,18 @@ impl Pinned {
             let held = store.leases().hold(Resource::Blob(digest))?;
             return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified: None, _held: held });
         }
+        // One step at a time asks for a file: the others find what it brought.
+        let memory = Memory::open(work, &url).await?;
+        if let Some((known, held)) = memory.still(work, &url).await? {
+            let last_modified = seconds(&known.last_modified).filter(|_| expected.is_none());
+            if expected.is_none_or(|expected| expected == known.digest) {
+                return Ok(Pinned { url, name, perm, uid, gid, digest: known.digest, last_modified, _held: held });
+            }
+        }
         let got = work.engine.registry.download(&url, &mut writer).await.map_err(sources::Error::from)?;
         let held = store.leases().hold(Resource::Blob(got.digest))?;
         let blob = writer.commit(expected)?;
+        memory.note(&Known { digest: got.digest, last_modified: got.last_modified.clone(), etag: got.etag.clone() })?;
         // With a checksum the content alone names the file.
         let last_modified = seconds(&got.last_modified).filter(|_| expected.is_none());
         Ok(Pinned { url, name, perm, uid, gid, digest: blob.digest, last_modified, _held: held })
@@ -120,6 +133,66 @@ impl Pinned {
             Ok::<_, ops::Error>(draft.commit()?)
         })
         .await
+    }
+}
+
+/// What a server said of a file that it gave.
+#[derive(Serialize, Deserialize)]
+struct Known {
+    digest: Digest,
+    last_modified: String,
+    etag: String,
+}
+
+/// What is remembered of an address, in a volume of the store, so that a file which did not change is not fetched again.
+struct Memory {
+    volume: Volume,
+}
+
+impl Memory {
+    async fn open(work: &Work, url: &str) -> Result<Memory, Error> {
+        let (store, cancel) = (work.engine.store.clone(), work.cancel.clone());
+        let (name, description) = (format!("{VOLUMES}{}", Digest::of(url.as_bytes()).hex()), format!("http url {url}"));
+        let volume = blocking("waited for a file from the web", move || {
+            let request =
+                VolumeRequest { name: &name, seed: None, sharing: Sharing::Locked, description: &description };
+            let mut waiting = || match cancel.is_cancelled() {
+                true => std::ops::ControlFlow::Break(()),
+                false => std::ops::ControlFlow::Continue(()),
+            };
+            match store.volumes().take(&request, &mut waiting) {
+                Err(_) if cancel.is_cancelled() => Err(ops::Error::Cancelled),
+                taken => Ok(taken?),
+            }
+        });
+        Ok(Memory { volume: volume.await? })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.volume.path().join("known.json")
+    }
+
+    /// What is here of the file, if the server says that it is the same.
+    async fn still(&self, work: &Work, url: &str) -> Result<Option<(Known, store::Lease)>, Error> {
+        // What can't be read is forgotten.
+        let read = std::fs::read(self.path()).ok().and_then(|json| serde_json::from_slice::<Known>(&json).ok());
+        let Some(known) = read.filter(|known| !known.etag.is_empty()) else { return Ok(None) };
+        let store = &work.engine.store;
+        let held = store.leases().hold(Resource::Blob(known.digest))?;
+        if !store.blobs().has(&known.digest)? {
+            return Ok(None);
+        }
+        let same = work.engine.registry.is_unchanged(url, &known.etag).await.map_err(sources::Error::from)?;
+        Ok(same.then_some((known, held)))
+    }
+
+    fn note(mut self, known: &Known) -> Result<(), Error> {
+        let (path, json) = (self.path(), serde_json::to_vec(known).map_err(std::io::Error::other));
+        json.and_then(|json| std::fs::write(&path, json)).doing("write", &path)?;
+        if self.volume.fresh() {
+            self.volume.filled()?;
+        }
+        Ok(())
     }
 }
 

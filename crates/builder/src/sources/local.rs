@@ -92,6 +92,7 @@ fn copy_in(store: &store::Store, scanned: &store::tree::Tree, name: &str) -> Res
         follow: false,
         replace: false,
         link: false,
+        named: None,
     };
     let mut copier = Copier::new(&view, &mut canvas, &rules).with_copies(scanned.copies(), Notes::new());
     copier.copy(Path::new("/"), "/")?;

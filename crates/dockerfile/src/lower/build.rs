@@ -46,6 +46,8 @@ pub struct Lowering<'a> {
     pub taken: BTreeSet<String>,
     /// Sources by what they are, so that each is one operation.
     pub sources: BTreeMap<String, Id>,
+    /// Named directories of the client's, and which paths of them are used.
+    pub locals: BTreeMap<Id, BTreeSet<String>>,
     /// Images of `--from` that are no stage, by name and platform.
     pub images: BTreeMap<(String, String), Option<Id>>,
 }
@@ -76,6 +78,7 @@ impl<'a> Lowering<'a> {
             context: None,
             taken: BTreeSet::new(),
             sources: BTreeMap::new(),
+            locals: BTreeMap::new(),
             images: BTreeMap::new(),
         }
     }
@@ -101,18 +104,18 @@ impl<'a> Lowering<'a> {
         let Some(state) = self.done.remove(&target).filter(|_| self.needs.is_empty()) else { return Ok(None) };
         let heads = if self.options.scan { self.scanned(target, &state) } else { scan::Heads::new() };
         let no_cache = state.no_cache || self.done.values().any(|s| s.no_cache && heads.contains_key(&s.naming.id));
+        // All of the target's files are wanted, and of those that are scanned.
+        for local in self.done.values().filter(|s| heads.contains_key(&s.naming.id)).chain([&state]).map(|s| s.local) {
+            if let Some(taken) = local.and_then(|id| self.locals.get_mut(&id)) {
+                taken.insert("/".to_owned());
+            }
+        }
         self.finish_context();
         let mut config = state.image;
         for (name, value) in &self.options.labels {
             config.config.labels.get_or_insert_default().insert(name.clone(), value.clone());
         }
-        let platform = &state.platform;
-        config.os.clone_from(&platform.os);
-        config.architecture.clone_from(&platform.architecture);
-        config.variant.clone_from(&platform.variant);
-        if !platform.os_version.is_empty() {
-            config.os_version.clone_from(&platform.os_version);
-        }
+        self.say_platform(&mut config, &state.platform);
         let drafts = std::mem::take(&mut self.drafts);
         let finish = |drafts: Drafts, head| {
             let graph = drafts.finish(head, self.options, &file.text);
@@ -126,6 +129,23 @@ impl<'a> Lowering<'a> {
         let outline = outline::of(self.stages, target, &self.outlines);
         let (base_config, findings, epoch) = (state.base_image, Vec::new(), self.epoch);
         Ok(Some(Lowered { graph, config, base_config, epoch, scanned, no_cache, findings, outline }))
+    }
+
+    /// The platform of the image: the one that the client asks for, else its base's.
+    fn say_platform(&self, config: &mut ImageConfig, of_stage: &Platform) {
+        let platform = if self.options.platform_given { &self.options.platform } else { of_stage };
+        if !self.options.platform_given && !config.architecture.is_empty() {
+            return;
+        }
+        let same = config.os == platform.os && config.architecture == platform.architecture;
+        config.os.clone_from(&platform.os);
+        config.architecture.clone_from(&platform.architecture);
+        if !platform.variant.is_empty() || !same {
+            config.variant.clone_from(&platform.variant);
+        }
+        if !platform.os_version.is_empty() || !same {
+            config.os_version.clone_from(&platform.os_version);
+        }
     }
 
     /// What is scanned beside the target.
@@ -161,13 +181,13 @@ impl<'a> Lowering<'a> {
         state.unknown |= self.guessing;
         let triggers = state.image.config.on_build.take().unwrap_or_default();
         let triggers = self.triggers(&triggers, stage.from)?;
-        let trigger_steps = triggers.iter().filter(|t| counts(t)).count() as u32;
         let index = state.naming.index;
         state.naming = Naming {
-            stage: stage.shown(i, self.stages.list.len() == 1),
+            stage: stage.shown(i, self.stages.is_alone()),
             id: if stage.name.is_empty() { i.to_string() } else { stage.name.clone() },
             index,
-            total: u32::from(pulled) + steps + trigger_steps,
+            // Of triggers all are counted, whether or not they are steps: BuildKit's numbers.
+            total: u32::from(pulled) + steps + triggers.len() as u32,
             platform: self.options.multi_platform.then(|| stage.platform.to_string()),
             onbuild: false,
         };
@@ -247,8 +267,7 @@ impl<'a> Lowering<'a> {
         rules::instructions::look(&mut self.found, instruction, &mut seen, &place);
         if !state.unknown {
             let given = |name: &str| !self.options.build_args.contains_key(name);
-            let mut args: Vec<&str> = state.args.iter().map(|(name, _)| name.as_str()).collect();
-            args.extend(state.base_args.iter().map(String::as_str));
+            let args: Vec<&str> = state.args.iter().map(|(name, _)| name.as_str()).collect();
             let scope = rules::variables::Scope { env: &state.env, args, has_default: &given, shell: state.shell };
             rules::variables::undefined(&mut self.found, instruction, &scope);
         }
@@ -260,17 +279,23 @@ impl<'a> Lowering<'a> {
         let stage = &self.stages.list[i];
         let shell = self.stages.shell;
         Ok(match &stage.base {
-            Base::Scratch => Some(State::scratch(&stage.platform, shell)),
+            // Nothing is for no platform, so it is the target's.
+            Base::Scratch => Some(State::scratch(&self.options.platform, shell)),
             Base::Stage(parent) => self.done.get(parent).cloned().map(|mut state| {
                 state.cmd_set = false;
                 state.naming = Naming::default();
                 state.seen = state.seen.inherited();
-                state.base_args.extend(state.args.drain(..).map(|(name, _)| name));
+                state.renew_env();
                 state
             }),
             Base::Image(reference) => self.image(reference, &stage.platform, None).map(|(id, config)| {
                 self.check_platform(i, &config);
-                let mut state = State::of_image(Some(id), config.clone(), &stage.platform, shell);
+                // An image without layers is nothing that would have to be pulled.
+                let has_layers = !config.rootfs.diff_ids.is_empty()
+                    || config.history.iter().flatten().any(|line| !line.empty_layer)
+                    || self.guessing;
+                let head = has_layers.then_some(id);
+                let mut state = State::of_image(head, config.clone(), &stage.platform, shell);
                 state.base_image = Some(config);
                 state
             }),
@@ -284,6 +309,7 @@ impl<'a> Lowering<'a> {
                     None => {
                         let mut state = State::scratch(&stage.platform, shell);
                         state.head = head;
+                        state.local = head.filter(|id| self.locals.contains_key(id));
                         state
                     }
                 })

@@ -28,7 +28,7 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
     let written = state.word(&copy.dest)?;
     let mut dest = state.path(&written);
     // What names a directory by a dot names one also where none is yet (BuildKit adds the slash before it digests).
-    if (matches!(written.as_str(), "." | "") || written.ends_with("/.")) && !dest.ends_with('/') {
+    if matches!(written.as_str(), "." | "") && !dest.ends_with('/') {
         dest.push('/');
     }
     let chown = copy.chown.as_ref().map(|w| state.word(w)).transpose()?.filter(|c| !c.is_empty());
@@ -46,6 +46,8 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
         exclude_patterns: copy.exclude.iter().map(|w| state.word(w)).collect::<Result<_>>()?,
         ..Default::default()
     };
+    let text = state.shown(&instruction.original);
+    let name = state.naming.next(&text);
     let mut copies = Vec::new();
     let mut shown = Vec::new();
     for word in &copy.sources {
@@ -54,7 +56,7 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
         }
         // A source is one word, whatever blanks its variables hold; an empty one is the whole tree.
         let source = state.word(word)?;
-        copies.push(one(lowering, state, copy, word, &source, &template)?);
+        copies.push(one(lowering, state, copy, word, &source, &template, &name)?);
         shown.push(source);
     }
     for document in &copy.heredocs {
@@ -63,18 +65,16 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
         copies.push(One { from, action });
         shown.push(format!("<<{}", document.name));
     }
-    let text = state.shown(&instruction.original);
-    let name = state.naming.next(&text);
     put(lowering, state, instruction, copies, chown.as_deref(), link, &name, &text);
     let mut line = keyword.to_owned();
+    if copy.parents {
+        line.push_str(" --parents");
+    }
     if let Some(chown) = &chown {
         line.push_str(&format!(" --chown={chown}"));
     }
     if let Some(chmod) = &copy.chmod {
         line.push_str(&format!(" --chmod={}", state.word(chmod)?));
-    }
-    if copy.link {
-        line.push_str(" --link");
     }
     state.record(&format!("{line} {} {} # buildkit", shown.join(" "), state.word(&copy.dest)?), true);
     Ok(())
@@ -88,12 +88,13 @@ fn one(
     word: &Word,
     source: &str,
     template: &wire::FileActionCopy,
+    step: &str,
 ) -> Result<One> {
     if copy.add && copy.from.is_none() {
         let checksum = copy.checksum.as_ref().map(|w| state.word(w)).transpose()?;
         let web = from_web(source, checksum, copy.keep_git_dir).map_err(|e| Diagnostic::error(word.span, e))?;
         if let Some(web) = web {
-            return remote(lowering, copy, word, source, web, template);
+            return remote(lowering, copy, word, source, web, template, step);
         }
     }
     if let Some(checksum) = &copy.checksum {
@@ -118,11 +119,15 @@ fn one(
         path = prefix.to_owned();
     }
     action.src = graph::pattern::clean(&format!("/{path}"));
+    let taken = graph::pattern::clean(&format!("/{source}"));
     let from = match &copy.from {
-        Some(name) => lowering.tree(&name.value, name, state)?,
+        Some(name) => {
+            let tree = lowering.tree(&name.value, name)?;
+            lowering.take_from(&name.value, &taken);
+            tree
+        }
         None => {
             rules::instructions::ignored(&mut lowering.found, &lowering.ignore, copy.add, source, word.span);
-            let taken = graph::pattern::clean(&format!("/{source}"));
             lowering.take(&taken);
             Some(lowering.context())
         }
@@ -192,8 +197,9 @@ pub fn from_web(source: &str, checksum: Option<String>, keep_git_dir: Option<boo
     }
     let path = source.split(['?', '#']).next().unwrap_or(source);
     let path = path.split_once("://").map_or(path, |(_, rest)| rest);
-    let name = path.split_once('/').and_then(|(_, p)| p.rsplit('/').next()).filter(|n| !n.is_empty());
-    let name = name.unwrap_or(UNNAMED).to_owned();
+    let path = path.split_once('/').map_or("", |(_, path)| path).trim_end_matches('/');
+    let name = path.rsplit('/').next().filter(|name| !matches!(*name, "" | "."));
+    let name = name.map_or_else(|| UNNAMED.to_owned(), graph::git::decoded);
     let mut attributes = BTreeMap::from([("http.filename".to_owned(), name.clone())]);
     attributes.extend(checksum.map(|c| ("http.checksum".to_owned(), c)));
     Ok(Some(Web { identifier: source.to_owned(), attributes, file: Some(name) }))
@@ -207,17 +213,18 @@ fn remote(
     source: &str,
     web: Web,
     template: &wire::FileActionCopy,
+    step: &str,
 ) -> Result<One> {
     let Some(name) = web.file else {
-        let from = lowering.source(&web.identifier, web.attributes, source, &["source.git"]);
-        let action = wire::FileActionCopy { src: "/".to_owned(), dir_copy_contents: true, ..template.clone() };
+        let from = lowering.source(&web.identifier, web.attributes, step, &["source.git"]);
+        let action = wire::FileActionCopy { src: "/".to_owned(), ..template.clone() };
         return Ok(One { from, action });
     };
     if template.dest.ends_with('/') && name == UNNAMED {
         let text = format!("cannot determine filename for source {source}");
         return Err(Diagnostic::error(word.span, text).help("give a destination that names a file"));
     }
-    let from = lowering.source(&web.identifier, web.attributes, source, &["source.http"]);
+    let from = lowering.source(&web.identifier, web.attributes, step, &["source.http"]);
     let unpack = copy.unpack.unwrap_or(false);
     let action = wire::FileActionCopy {
         src: format!("/{name}"),
@@ -281,19 +288,19 @@ fn put(
     state.head = Some(state.add(&mut lowering.drafts, merge, instruction));
 }
 
-/// `user[:group]`, names looked up in input `input`.
+/// `user[:group]`, names looked up in input `input`; `root`, and an empty part, need no look.
 pub fn owner(text: &str, input: i64) -> wire::ChownOpt {
     let one = |part: &str| {
         let user = match part.parse::<u32>() {
             Ok(id) => user_opt::User::ById(id),
+            Err(_) if matches!(part, "" | "root") => user_opt::User::ById(0),
             Err(_) => user_opt::User::ByName(wire::NamedUserOpt { name: part.to_owned(), input }),
         };
         Some(wire::UserOpt { user: Some(user) })
     };
-    let (user, group) = text.split_once(':').map_or((text, ""), |(u, g)| (u, g));
-    wire::ChownOpt {
-        user: if user.is_empty() { None } else { one(user) },
-        group: if group.is_empty() { None } else { one(group) },
+    match text.split_once(':') {
+        Some((user, group)) => wire::ChownOpt { user: one(user), group: one(group) },
+        None => wire::ChownOpt { user: one(text), group: None },
     }
 }
 
@@ -305,15 +312,17 @@ fn mode_of(text: &str, word: &Word) -> Result<(i32, String)> {
         let bits = bits.ok_or_else(|| Diagnostic::error(word.span, text))?;
         return Ok((bits as i32, String::new()));
     }
-    Ok((-1, text.to_owned()))
+    Ok((0, text.to_owned()))
 }
 
 /// Lowers a WORKDIR.
 pub fn workdir(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instruction, word: &Word) -> Result<()> {
-    let path = state.path(&state.word(word)?);
-    let path = graph::pattern::clean(&path);
-    state.cwd.clone_from(&path);
-    state.config().working_dir.clone_from(&path);
+    let written = state.word(word)?;
+    // A whole path stays as it is written, for the image and for processes.
+    let told = if written.starts_with('/') { written.clone() } else { graph::pattern::clean(&state.path(&written)) };
+    let path = graph::pattern::clean(&state.path(&written));
+    state.cwd.clone_from(&told);
+    state.config().working_dir.clone_from(&told);
     let layer = path != "/";
     if layer {
         let user = state.image.config.user.clone();
@@ -333,6 +342,6 @@ pub fn workdir(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Ins
         draft.needs(&["file.base"]);
         state.head = Some(state.add(&mut lowering.drafts, draft, instruction));
     }
-    state.record(&format!("WORKDIR {path}"), layer);
+    state.record(&format!("WORKDIR {told}"), layer);
     Ok(())
 }

@@ -75,6 +75,8 @@ pub struct Options {
     pub labels: BTreeMap<String, String>,
     /// The platform to build for.
     pub platform: Platform,
+    /// The client asked for it: the image is said to be for it, whatever its base is for.
+    pub platform_given: bool,
     /// The platform that builds.
     pub build_platform: Platform,
     /// Whether names carry the platform.
@@ -125,6 +127,7 @@ impl Options {
             build_args: BTreeMap::new(),
             labels: BTreeMap::new(),
             platform,
+            platform_given: true,
             build_platform,
             multi_platform: false,
             no_cache: NoCache::None,

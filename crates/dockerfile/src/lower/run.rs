@@ -37,6 +37,10 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
     for word in &run.mounts {
         mount(lowering, state, instruction, word, &mut parts)?;
     }
+    // A process may look at anything.
+    if let Some(taken) = state.local.and_then(|id| lowering.locals.get_mut(&id)) {
+        taken.insert("/".to_owned());
+    }
     machine(&mut parts, lowering.options);
     let (mut exec, inputs) = encode(parts.mounts);
     exec.mounts.extend(parts.last);
@@ -57,7 +61,8 @@ pub fn lower(lowering: &mut Lowering<'_>, state: &mut State, instruction: &Instr
     let names: Vec<&String> = state.args.iter().filter(|(_, v)| v.is_some()).map(|(n, _)| n).collect();
     draft.describe("larder.args", &serde_json::json!(names).to_string());
     state.head = Some(state.add(&mut lowering.drafts, draft, instruction));
-    let declared: Vec<String> = state.args.iter().filter_map(|(n, v)| v.as_ref().map(|v| format!("{n}={v}"))).collect();
+    let value = |name: &str, own: &Option<String>| state.get_env(name).or_else(|| own.clone()).unwrap_or_default();
+    let declared: Vec<String> = state.args.iter().map(|(name, own)| format!("{name}={}", value(name, own))).collect();
     let prefix =
         if declared.is_empty() { String::new() } else { format!("|{} {} ", declared.len(), declared.join(" ")) };
     state.record(&format!("RUN {prefix}{history} # buildkit"), true);
@@ -72,7 +77,7 @@ fn command(
     run: &Run,
     parts: &mut Parts,
 ) -> Result<(Vec<String>, String, String)> {
-    let shown = state.shown_without(&instruction.original, &secret_names(state, run));
+    let shown = state.shown_run(&instruction.original, &secret_names(state, run));
     let line = match &run.command {
         Command::Exec(words) => return Ok((words.clone(), words.join(" "), shown)),
         Command::Shell(line) => &line.value,
@@ -87,10 +92,10 @@ fn command(
             name = format!("{name} ({start}{more})");
         }
         if alone && first.content.starts_with("#!") {
-            let path = script(lowering, first, parts);
-            return Ok((vec![path.clone()], path, name));
+            text = script(lowering, first, parts);
+        } else {
+            text = if alone { first.content.clone() } else { joined(line, &run.heredocs) };
         }
-        text = if alone { first.content.clone() } else { joined(line, &run.heredocs) };
     }
     let mut words = state.shell_words();
     words.push(text);
@@ -124,7 +129,8 @@ fn script(lowering: &mut Lowering<'_>, document: &Heredoc, parts: &mut Parts) ->
     let data = document.content.clone().into_bytes();
     let file = super::copy::inline(&mut lowering.drafts, &document.name, data, 0o755);
     let dest = "/dev/pipes/".to_owned();
-    let mount = wire::Mount { dest: dest.clone(), readonly: true, ..Default::default() };
+    let selector = "/".to_owned();
+    let mount = wire::Mount { dest: dest.clone(), selector, readonly: true, ..Default::default() };
     parts.mounts.push(Mounted { mount, from: Some(file) });
     format!("{dest}{}", document.name)
 }
@@ -148,9 +154,11 @@ fn mount(
         return Err(bad("invalid mount target \"/\"".to_owned()));
     }
     match wanted.kind {
-        MountKind::Bind => bind(lowering, state, word, &wanted, dest, parts),
-        MountKind::Cache => cache(lowering, word, &wanted, dest, parts, state),
+        MountKind::Bind => bind(lowering, word, &wanted, dest, parts),
+        MountKind::Cache => cache(lowering, word, &wanted, dest, parts),
         MountKind::Tmpfs => {
+            // It reads nothing of the context, and yet BuildKit asks for all of it.
+            lowering.take("/");
             parts.caps.push("exec.mount.tmpfs");
             let tmpfs = Some(wire::TmpfsOpt { size: wanted.size });
             parts.mounts.push(Mounted { mount: of(dest, MountType::Tmpfs, |m| m.tmpfs_opt = tmpfs), from: None });
@@ -181,20 +189,16 @@ fn of(dest: String, kind: MountType, change: impl FnOnce(&mut wire::Mount)) -> w
     mount
 }
 
-fn bind(
-    lowering: &mut Lowering<'_>,
-    state: &State,
-    word: &Word,
-    wanted: &Mount,
-    dest: String,
-    parts: &mut Parts,
-) -> Result<()> {
+fn bind(lowering: &mut Lowering<'_>, word: &Word, wanted: &Mount, dest: String, parts: &mut Parts) -> Result<()> {
     let source = graph::pattern::clean(&format!("/{}", wanted.source));
     let from = match &wanted.from {
-        Some(name) => lowering.tree(name, word, state)?,
+        Some(name) => {
+            let tree = lowering.tree(name, word)?;
+            lowering.take_from(name, &source);
+            tree
+        }
         None => {
-            // A process may look at anything through a mount, so BuildKit asks for the whole context.
-            lowering.take("/");
+            lowering.take(&source);
             Some(lowering.context())
         }
     };
@@ -210,19 +214,16 @@ fn bind(
     Ok(())
 }
 
-fn cache(
-    lowering: &mut Lowering<'_>,
-    word: &Word,
-    wanted: &Mount,
-    dest: String,
-    parts: &mut Parts,
-    state: &State,
-) -> Result<()> {
+fn cache(lowering: &mut Lowering<'_>, word: &Word, wanted: &Mount, dest: String, parts: &mut Parts) -> Result<()> {
     parts.caps.extend(["exec.mount.cache", "exec.mount.cache.sharing"]);
     let mut selector = graph::pattern::clean(&format!("/{}", wanted.source));
     let owned = wanted.uid.is_some() || wanted.gid.is_some() || wanted.mode.is_some();
     let from = match &wanted.from {
-        Some(name) => lowering.tree(name, word, state)?,
+        Some(name) => {
+            let tree = lowering.tree(name, word)?;
+            lowering.take_from(name, &selector);
+            tree
+        }
         None if owned => {
             selector = "/cache".to_owned();
             Some(permissions(&mut lowering.drafts, wanted))
@@ -302,10 +303,11 @@ fn agent(wanted: &Mount, dest: String, parts: &mut Parts) -> String {
     if !parts.env.iter().any(|(name, _)| name == "SSH_AUTH_SOCK") {
         parts.env.push(("SSH_AUTH_SOCK".to_owned(), dest.clone()));
     }
-    let id = if wanted.id.is_empty() { "default".to_owned() } else { wanted.id.clone() };
+    let id = if wanted.id.is_empty() { "default" } else { &wanted.id }.to_owned();
     let mode = wanted.mode.unwrap_or(0o600);
     let (uid, gid) = (wanted.uid.unwrap_or(0), wanted.gid.unwrap_or(0));
-    let ssh_opt = Some(wire::SshOpt { id: id.clone(), uid, gid, mode, optional: !wanted.required });
+    // The operation keeps that none was written.
+    let ssh_opt = Some(wire::SshOpt { id: wanted.id.clone(), uid, gid, mode, optional: !wanted.required });
     let mount_type = MountType::Ssh as i32;
     parts.last.push(wire::Mount { input: -1, dest, mount_type, ssh_opt, ..Default::default() });
     id

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use oci::time::duration;
+use oci::time::{duration, duration_text};
 use serde_json::{Map, Value, json};
 
 use super::state::State;
@@ -48,7 +48,7 @@ pub fn apply(
             state.config().entrypoint = Some(words);
         }
         Kind::Shell(words) => {
-            state.record(&format!("SHELL {}", quoted(words)), false);
+            state.record(&format!("SHELL [{}]", words.join(" ")), false);
             state.config().shell = Some(words.clone());
         }
         Kind::Expose(ports) => expose(state, ports)?,
@@ -58,9 +58,8 @@ pub fn apply(
             state.record(&format!("STOPSIGNAL {signal}"), false);
             state.config().stop_signal = signal;
         }
-        Kind::Healthcheck(health) => healthcheck(state, health, instruction)?,
+        Kind::Healthcheck(health) => healthcheck(state, health)?,
         Kind::Onbuild(text, _) => {
-            state.record(&format!("ONBUILD {}", text.value), false);
             state.config().on_build.get_or_insert_default().push(text.value.clone());
         }
         Kind::Maintainer(word) => {
@@ -157,6 +156,8 @@ pub fn quoted(words: &[String]) -> String {
 }
 
 fn expose(state: &mut State, words: &[Word]) -> Result<()> {
+    let mut words: Vec<&Word> = words.iter().collect();
+    words.sort_by(|a, b| a.value.cmp(&b.value));
     let mut shown = Vec::new();
     for word in words {
         for port in state.words(word)? {
@@ -170,8 +171,7 @@ fn expose(state: &mut State, words: &[Word]) -> Result<()> {
             }
         }
     }
-    shown.sort();
-    state.record(&format!("EXPOSE {}", quoted(&shown).replace('"', "")), false);
+    state.record(&format!("EXPOSE [{}]", shown.join(" ")), false);
     Ok(())
 }
 
@@ -202,38 +202,46 @@ fn volumes(state: &mut State, words: &[Word]) -> Result<()> {
     Ok(())
 }
 
-fn healthcheck(state: &mut State, health: &Health, instruction: &Instruction) -> Result<()> {
-    let value = match health {
-        Health::None => json!({"Test": ["NONE"]}),
-        Health::Command { command, flags } => {
-            let test = match command {
-                Command::Shell(line) => vec!["CMD-SHELL".to_owned(), line.value.clone()],
-                Command::Exec(words) => std::iter::once("CMD".to_owned()).chain(words.iter().cloned()).collect(),
-            };
-            let mut object = Map::new();
-            object.insert("Test".to_owned(), json!(test));
-            for (name, key) in [
-                ("interval", "Interval"),
-                ("timeout", "Timeout"),
-                ("start-period", "StartPeriod"),
-                ("start-interval", "StartInterval"),
-                ("retries", "Retries"),
-            ] {
-                let Some((_, word)) = flags.iter().find(|(flag, _)| flag == name) else { continue };
-                let bad = || Diagnostic::error(word.span, format!("`{}` is no value for --{name}", word.value));
-                let number = match name {
-                    "retries" => word.value.parse::<i64>().map_err(|_| bad())?,
-                    _ => duration(&word.value).ok_or_else(|| bad().help("expected a duration such as 30s or 1m30s"))?,
-                };
-                if number != 0 {
-                    object.insert(key.to_owned(), json!(number));
-                }
-            }
-            Value::Object(object)
+/// Flags of HEALTHCHECK and their names in the configuration, in the order in which history tells them.
+const HEALTH: [(&str, &str); 5] = [
+    ("interval", "Interval"),
+    ("timeout", "Timeout"),
+    ("start-period", "StartPeriod"),
+    ("start-interval", "StartInterval"),
+    ("retries", "Retries"),
+];
+
+fn healthcheck(state: &mut State, health: &Health) -> Result<()> {
+    let none: &[(String, Word)] = &[];
+    let (test, flags) = match health {
+        Health::None => (vec!["NONE".to_owned()], none),
+        Health::Command { command: Command::Shell(line), flags } => {
+            (vec!["CMD-SHELL".to_owned(), line.value.clone()], flags.as_slice())
+        }
+        Health::Command { command: Command::Exec(words), flags } => {
+            (std::iter::once("CMD".to_owned()).chain(words.iter().cloned()).collect(), flags.as_slice())
         }
     };
-    state.config().healthcheck = Some(value);
-    state.record(&instruction.original, false);
+    let mut told = format!("Test:[{}]", test.join(" "));
+    let mut object = Map::new();
+    object.insert("Test".to_owned(), json!(test));
+    for (name, key) in HEALTH {
+        let mut number = 0;
+        if let Some((_, word)) = flags.iter().find(|(flag, _)| flag == name) {
+            let bad = || Diagnostic::error(word.span, format!("`{}` is no value for --{name}", word.value));
+            number = match name {
+                "retries" => word.value.parse::<i64>().map_err(|_| bad())?,
+                _ => duration(&word.value).ok_or_else(|| bad().help("expected a duration such as 30s or 1m30s"))?,
+            };
+        }
+        if number != 0 {
+            object.insert(key.to_owned(), json!(number));
+        }
+        let number = if name == "retries" { number.to_string() } else { duration_text(number) };
+        told.push_str(&format!(" {key}:{number}"));
+    }
+    state.config().healthcheck = Some(Value::Object(object));
+    state.record(&format!("HEALTHCHECK {{{told}}}"), false);
     Ok(())
 }
 

@@ -11,7 +11,6 @@ use oci::{Digest, ImageConfig, Platform, Reference};
 
 use super::build::Lowering;
 use super::draft::{Draft, Id};
-use super::state::State;
 use super::{Fact, NamedContext, Need, stages};
 use crate::ast::{Instruction, Word};
 use crate::diagnostic::Diagnostic;
@@ -138,7 +137,10 @@ impl Lowering<'_> {
             attrs.insert("local.excludepatterns".to_owned(), super::json_list(ignore));
         }
         let shown = format!("[context {name}] load from client");
-        Some(self.source(&format!("local://{directory}"), attrs, &shown, &["source.local", "source.local.sessionid"]))
+        let caps = ["source.local", "source.local.sessionid"];
+        let id = self.source(&format!("local://{directory}"), attrs, &shown, &caps);
+        self.locals.entry(id).or_default();
+        Some(id)
     }
 
     /// A source, once for each identifier and attributes.
@@ -186,7 +188,28 @@ impl Lowering<'_> {
         self.taken.insert(path.to_owned());
     }
 
+    /// Notes that `path` (absolute, clean) of what `--from` or `from=` names is used; it was looked up before.
+    pub fn take_from(&mut self, name: &str, path: &str) {
+        let local = match self.stages.earlier(self.current, name) {
+            Some(stage) => self.done.get(&stage).and_then(|state| state.local),
+            None => self.images.get(&(name.to_owned(), self.options.platform.to_string())).copied().flatten(),
+        };
+        if let Some(taken) = local.and_then(|id| self.locals.get_mut(&id)) {
+            taken.insert(path.to_owned());
+        }
+    }
+
+    /// What is used of the client's directories is known now.
     pub fn finish_context(&mut self) {
+        for (id, taken) in std::mem::take(&mut self.locals) {
+            let (false, false) = (taken.is_empty(), taken.contains("/")) else { continue };
+            let paths: Vec<String> = taken.iter().map(|p| p.trim_start_matches('/').to_owned()).collect();
+            let Some(draft) = self.drafts.get(id) else { continue };
+            if let Some(op::Op::Source(source)) = &mut draft.op.op {
+                source.attrs.insert("local.followpaths".to_owned(), super::json_list(&paths));
+            }
+            draft.needs(&["source.local.followpaths"]);
+        }
         let Some(id) = self.context else { return };
         let mut attrs = BTreeMap::from([
             ("local.session".to_owned(), self.options.session.clone()),
@@ -211,7 +234,7 @@ impl Lowering<'_> {
     }
 
     /// The tree that `--from` or `from=` names; `None` is the empty one.
-    pub fn tree(&mut self, name: &str, word: &Word, state: &State) -> Result<Option<Id>> {
+    pub fn tree(&mut self, name: &str, word: &Word) -> Result<Option<Id>> {
         if name.contains('$') {
             let error = Diagnostic::error(
                 word.span,
@@ -231,7 +254,8 @@ impl Lowering<'_> {
             let place = self.stages.list[later].from.lines.0;
             return Err(Diagnostic::error(word.span, text).help(format!("it begins on line {place}")));
         }
-        let platform = state.platform.clone();
+        // Whatever platform the stage has: what it brings is for the target.
+        let platform = self.options.platform.clone();
         let key = (name.to_owned(), platform.to_string());
         if let Some(id) = self.images.get(&key) {
             return Ok(*id);
@@ -265,7 +289,7 @@ impl Lowering<'_> {
             let known = self.stages.earlier(i, &name).or(self.stages.named(&name)).is_some()
                 || stages::context(&name, self.options).is_some();
             if let (false, Ok(parsed)) = (known || name == "scratch" || name.contains('$'), Reference::parse(&name)) {
-                let platform = self.stages.list[i].platform.clone();
+                let platform = self.options.platform.clone();
                 self.image(&parsed.or_latest().to_string(), &platform, None);
             }
         }

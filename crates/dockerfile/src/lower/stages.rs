@@ -46,8 +46,8 @@ impl Stage<'_> {
     /// The name that people see.
     pub fn shown(&self, index: usize, alone: bool) -> String {
         match (self.name.is_empty(), alone) {
-            (false, _) => self.name.clone(),
-            (true, true) => String::new(),
+            (_, true) => String::new(),
+            (false, false) => self.name.clone(),
             (true, false) => format!("stage-{index}"),
         }
     }
@@ -137,6 +137,7 @@ impl<'a> Stages<'a> {
             stages.list.push(stage);
         }
         for i in 0..stages.list.len() {
+            stages.check_itself(i).map_err(|d| vec![d])?;
             let reads = stages.reads(i);
             stages.list[i].reads = reads;
         }
@@ -230,6 +231,16 @@ impl<'a> Stages<'a> {
         Ok(Base::Image(parsed.or_latest().to_string()))
     }
 
+    /// Whether there is no other stage, nor anything that BuildKit takes for one: the image of a `--from`, and a mount.
+    pub fn is_alone(&self) -> bool {
+        let [stage] = self.list.as_slice() else { return false };
+        !stage.instructions.iter().any(|instruction| match &instruction.kind {
+            Kind::Copy(copy) => copy.from.is_some(),
+            Kind::Run(run) => !run.mounts.is_empty(),
+            _ => false,
+        })
+    }
+
     /// The newest stage of that name.
     pub fn named(&self, name: &str) -> Option<usize> {
         let name = name.to_ascii_lowercase();
@@ -241,6 +252,19 @@ impl<'a> Stages<'a> {
         let lower = name.to_ascii_lowercase();
         let named = self.list[..of.min(self.list.len())].iter().rposition(|s| !s.name.is_empty() && s.name == lower);
         named.or_else(|| name.parse().ok().filter(|i| *i < of))
+    }
+
+    /// Refuses a stage that reads itself.
+    fn check_itself(&self, i: usize) -> Result<(), Diagnostic> {
+        let stage = &self.list[i];
+        for instruction in stage.instructions {
+            let itself = |from: &String| self.named(from).is_some_and(|named| named == i) || *from == i.to_string();
+            if froms(instruction).iter().any(itself) {
+                let text = format!("circular dependency detected on stage: {}", stage.shown(i, false));
+                return Err(Diagnostic::error(instruction.span, text).help("a stage can read only stages before it"));
+            }
+        }
+        Ok(())
     }
 
     fn reads(&self, i: usize) -> BTreeSet<usize> {

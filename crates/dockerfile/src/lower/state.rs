@@ -5,7 +5,7 @@ use oci::Platform;
 use oci::{ContainerConfig, History, ImageConfig};
 
 use super::draft::{Draft, Drafts, Id};
-use crate::ast::Instruction;
+use crate::ast::{Instruction, Kind};
 use crate::diagnostic::Diagnostic;
 use crate::rules::instructions::Seen;
 use crate::words::Shell;
@@ -19,6 +19,8 @@ const COMMENT: &str = "buildkit.dockerfile.v0";
 pub struct State {
     /// The files; `None` is scratch.
     pub head: Option<Id>,
+    /// The named directory of the client's that it is built on.
+    pub local: Option<Id>,
     /// Environment of processes, arguments with values among it, in order.
     pub env: Vec<(String, String)>,
     pub cwd: String,
@@ -26,10 +28,8 @@ pub struct State {
     /// The base image's configuration, when there is one.
     pub base_image: Option<ImageConfig>,
     pub platform: Platform,
-    /// Declared arguments with their values.
+    /// Declared arguments with their values, those of the stages that it is built on first.
     pub args: Vec<(String, Option<String>)>,
-    /// Names of arguments that the stages before have declared.
-    pub base_args: Vec<String>,
     pub cmd_set: bool,
     pub naming: Naming,
     pub no_cache: bool,
@@ -87,24 +87,19 @@ impl State {
     pub fn of_image(head: Option<Id>, mut image: ImageConfig, platform: &Platform, shell: Shell) -> State {
         // What is built on it is made later.
         image.created = None;
-        let split = |e: &String| e.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned()));
-        let mut env: Vec<(String, String)> = Vec::new();
         if !image.config.env.iter().any(|e| e.starts_with("PATH=")) && platform.os != "windows" {
-            env.push(("PATH".to_owned(), PATH.to_owned()));
-        }
-        for (name, value) in image.config.env.iter().filter_map(split) {
-            set(&mut env, &name, &value);
+            image.config.env.push(format!("PATH={PATH}"));
         }
         let cwd = if image.config.working_dir.is_empty() { "/".to_owned() } else { image.config.working_dir.clone() };
-        State {
+        let mut state = State {
             head,
-            env,
+            local: None,
+            env: Vec::new(),
             cwd,
             image,
             base_image: None,
             platform: platform.clone(),
             args: Vec::new(),
-            base_args: Vec::new(),
             cmd_set: false,
             naming: Naming::default(),
             no_cache: false,
@@ -112,6 +107,16 @@ impl State {
             shell,
             seen: Seen::default(),
             unknown: false,
+        };
+        state.renew_env();
+        state
+    }
+
+    /// The image's variables come to the end, in the image's order, as they do for BuildKit where a stage begins.
+    pub fn renew_env(&mut self) {
+        let split = |e: &String| e.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned()));
+        for (name, value) in self.image.config.env.iter().filter_map(split) {
+            set(&mut self.env, &name, &value);
         }
     }
 
@@ -137,20 +142,24 @@ impl State {
         self.shell.words(&word.value, &lookup).map_err(|e| Diagnostic::error(word.span, e))
     }
 
-    /// An instruction as progress shows it: its keyword in capitals, known variables expanded.
+    /// An instruction as progress shows it: its keyword in capitals, quotes taken away, variables expanded.
     pub fn shown(&self, text: &str) -> String {
-        self.shown_without(text, &[])
+        self.expanded(text, self.shell, &[])
     }
 
-    /// The same; what is in `secrets` comes from a secret, whatever else has its name.
-    pub fn shown_without(&self, text: &str, secrets: &[String]) -> String {
+    /// A RUN as progress shows it: quotes and unknown variables are the shell's. What is in `secrets` comes from a secret,
+    /// whatever else has its name.
+    pub fn shown_run(&self, text: &str, secrets: &[String]) -> String {
+        self.expanded(text, Shell { raw_quotes: true, keep_unset: true, ..self.shell }, secrets)
+    }
+
+    fn expanded(&self, text: &str, shell: Shell, secrets: &[String]) -> String {
         let lookup = |name: &str| match secrets.iter().any(|secret| secret == name) {
             true => Some("****".to_owned()),
             false => self.get_env(name),
         };
-        let shell = Shell { raw_quotes: true, keep_unset: true, ..self.shell };
         let text = shell.word(text, &lookup).unwrap_or_else(|_| text.to_owned());
-        match text.split_once(char::is_whitespace) {
+        match text.split_once(' ') {
             Some((keyword, rest)) => format!("{} {rest}", keyword.to_ascii_uppercase()),
             None => text.to_ascii_uppercase(),
         }
@@ -173,7 +182,8 @@ impl State {
     pub fn add(&self, drafts: &mut Drafts, mut draft: Draft, from: &Instruction) -> Id {
         draft.lines = Some(from.lines);
         draft.describe("larder.stage", &self.naming.id);
-        draft.metadata.ignore_cache = self.no_cache;
+        // A folder is the same folder each time.
+        draft.metadata.ignore_cache = self.no_cache && !matches!(from.kind, Kind::Workdir(_));
         drafts.add(draft)
     }
 

@@ -1,7 +1,7 @@
 //! A layer's blob as a snapshot, and an archive as files: gzip, zstd and plain tars, whiteouts in overlay's form. Whatever
 //! an archive says, nothing is written outside the draft: paths are resolved inside the tree that is being made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::{Component, Path, PathBuf};
@@ -42,11 +42,11 @@ pub fn unpack(store: &Store, parent: Option<SnapshotId>, blob: impl Read + Send,
     Ok(Unpacked { snapshot, diff_id, diff_size })
 }
 
-/// Unpacks an archive into an empty draft; says whether it was one. xz and bzip2 need the machine's programs.
-pub fn unpack_archive(file: &File, draft: &Draft) -> Result<bool> {
-    let Some(mut archive) = archive(file)? else { return Ok(false) };
-    Extraction::new(draft, false)?.all(&mut archive)?;
-    Ok(true)
+/// Unpacks an archive into an empty draft; the directories that the archive itself names, or `None` where it is no archive.
+/// xz and bzip2 need the machine's programs.
+pub fn unpack_archive(file: &File, draft: &Draft) -> Result<Option<HashSet<PathBuf>>> {
+    let Some(mut archive) = archive(file)? else { return Ok(None) };
+    Ok(Some(Extraction::new(draft, false)?.all(&mut archive)?))
 }
 
 /// When the newest regular file of an archive was changed, in seconds since 1970; `None` for an archive without one, and
@@ -178,21 +178,24 @@ struct Extraction {
     whiteouts: bool,
     /// Folders without symlinks on the way, by how the archive names them.
     real: HashMap<PathBuf, PathBuf>,
+    /// Folders that it names, not only what lies in them.
+    named: HashSet<PathBuf>,
 }
 
 impl Extraction {
     fn new(draft: &Draft, whiteouts: bool) -> Result<Extraction> {
-        Ok(Extraction { canvas: Canvas::new(draft)?, whiteouts, real: HashMap::new() })
+        Ok(Extraction { canvas: Canvas::new(draft)?, whiteouts, real: HashMap::new(), named: HashSet::new() })
     }
 
-    fn all(mut self, from: &mut dyn Read) -> Result<()> {
+    fn all(mut self, from: &mut dyn Read) -> Result<HashSet<PathBuf>> {
         let mut archive = Archive::new(from);
         let name = Path::new("the archive");
         for entry in archive.entries().doing("read", name)? {
             let mut entry = entry.doing("read", name)?;
             self.entry(&mut entry)?;
         }
-        self.canvas.finish()
+        self.canvas.finish()?;
+        Ok(self.named)
     }
 
     fn entry(&mut self, entry: &mut tar::Entry<'_, &mut dyn Read>) -> Result<()> {
@@ -248,6 +251,7 @@ impl Extraction {
             self.real.clear();
         }
         if kind == EntryType::Directory {
+            self.named.insert(path.to_owned());
             if was_dir {
                 self.canvas.lift(path)?;
                 self.canvas.dress(path, &attributes)?;
