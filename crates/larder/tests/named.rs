@@ -121,21 +121,23 @@ fn builds_through_buildctl() {
     let logs = named.buildctl(&["debug", "logs", "--progress=plain", &reference]).ok();
     assert!(logs.stdout.contains("COPY a /a") && logs.stdout.contains("hush"), "{}", logs.stdout);
     // Images: into the store with metadata, as a stream, as a layout with its name.
-    let image = ["--opt", "target=one", "--output", "type=image,name=registry.example/app:1", "--metadata-file", &meta];
-    named.build(&image).ok();
+    let same = ["--opt", "build-arg:WHO=me", "--secret", &tok];
+    let one = [&same[..], &["--opt", "target=one"]].concat();
+    let image = ["--output", "type=image,name=registry.example/app:1", "--metadata-file", &meta];
+    named.build(&[&one[..], &image].concat()).ok();
     let value: serde_json::Value = serde_json::from_slice(&std::fs::read(&meta).unwrap()).unwrap();
     assert!(value["containerimage.digest"].as_str().unwrap().starts_with("sha256:"), "{value}");
     assert!(value["containerimage.descriptor"]["size"].as_u64().unwrap() > 0, "{value}");
-    let stream = full(&named, &["--opt", "target=one", "--output", "type=tar"], &[]);
+    let stream = full(&named, &one, &["--output", "type=tar"]);
     let stream = named.command("buildctl", &[]).args(stream).output().unwrap().stdout;
     assert!(tar::Archive::new(&*stream).entries().unwrap().any(|e| e.unwrap().path().unwrap().ends_with("a")));
     let layout = format!("type=oci,tar=false,name=app:2,dest={}", at("layout"));
-    named.build(&["--opt", "target=one", "--output", &layout]).ok();
+    named.build(&[&one[..], &["--output", &layout]].concat()).ok();
     let index = std::fs::read_to_string(kitchen.path("layout/index.json")).unwrap();
     assert!(index.contains("app:2"), "{index}");
     assert!(named.build(&["--output", "type=local"]).stderr.contains("output directory is required"));
     // A failure as buildctl shows it.
-    let failed = named.build(&[]);
+    let failed = named.build(&same);
     assert_eq!(failed.code, 1);
     let shown = "Dockerfile:6\n--------------------\n   4 |     RUN --mount";
     assert!(failed.stderr.contains(shown), "{}", failed.stderr);

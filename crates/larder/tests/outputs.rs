@@ -59,6 +59,21 @@ fn a_tar_and_a_directory() {
 }
 
 #[test]
+fn files_with_several_names_keep_them() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nRUN echo x > /one && mkdir /d && ln /one /d/two\n");
+    let out = kitchen.files(&[]);
+    let file = |name: &str| std::fs::metadata(out.join(name)).unwrap();
+    assert_eq!((file("one").ino(), file("one").nlink()), (file("d/two").ino(), 2));
+    let tar = kitchen.path("out.tar");
+    kitchen.build(&["-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    let listed = Command::new("tar").arg("-tvf").arg(&tar).output().unwrap();
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.lines().any(|line| line.ends_with("one link to d/two")), "{listed}");
+}
+
+#[test]
 fn files_beside_the_output() {
     let Some(kitchen) = kitchen() else { return };
     let (iid, metadata) = (kitchen.path("iid"), kitchen.path("metadata"));

@@ -27,7 +27,6 @@ use crate::jobs::{Containers, Job};
 use crate::session::value;
 use crate::{Daemon, refusal, workers};
 use frontend::Hosted;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The bridge, by who calls over it.
@@ -146,9 +145,14 @@ impl LlbBridge for Bridge {
     }
 
     async fn inputs(&self, request: Request<InputsRequest>) -> Result<Response<InputsResponse>, Status> {
-        self.job(request.metadata()).await?;
+        let job = self.job(request.metadata()).await?;
         let definitions = match self {
-            Bridge::Clients(_) => HashMap::new(),
+            Bridge::Clients(_) => {
+                let given = job.build.request().inputs.iter();
+                given
+                    .map(|(name, graph)| Ok((name.clone(), solve::definition(graph)?)))
+                    .collect::<Result<_, Status>>()?
+            }
             Bridge::Frontend(hosted) => hosted.inputs.clone(),
         };
         Ok(Response::new(InputsResponse { definitions }))

@@ -94,7 +94,7 @@ fn one(
         let checksum = copy.checksum.as_ref().map(|w| state.word(w)).transpose()?;
         let web = from_web(source, checksum, copy.keep_git_dir).map_err(|e| Diagnostic::error(word.span, e))?;
         if let Some(web) = web {
-            return remote(lowering, copy, word, source, web, template, step);
+            return Ok(remote(lowering, copy, web, template, step));
         }
     }
     if let Some(checksum) = &copy.checksum {
@@ -206,24 +206,12 @@ pub fn from_web(source: &str, checksum: Option<String>, keep_git_dir: Option<boo
 }
 
 /// ADD of a URL.
-fn remote(
-    lowering: &mut Lowering<'_>,
-    copy: &Copy,
-    word: &Word,
-    source: &str,
-    web: Web,
-    template: &wire::FileActionCopy,
-    step: &str,
-) -> Result<One> {
+fn remote(lowering: &mut Lowering<'_>, copy: &Copy, web: Web, template: &wire::FileActionCopy, step: &str) -> One {
     let Some(name) = web.file else {
         let from = lowering.source(&web.identifier, web.attributes, step, &["source.git"]);
         let action = wire::FileActionCopy { src: "/".to_owned(), ..template.clone() };
-        return Ok(One { from, action });
+        return One { from, action };
     };
-    if template.dest.ends_with('/') && name == UNNAMED {
-        let text = format!("cannot determine filename for source {source}");
-        return Err(Diagnostic::error(word.span, text).help("give a destination that names a file"));
-    }
     let from = lowering.source(&web.identifier, web.attributes, step, &["source.http"]);
     let unpack = copy.unpack.unwrap_or(false);
     let action = wire::FileActionCopy {
@@ -231,7 +219,7 @@ fn remote(
         attempt_unpack_docker_compatibility: unpack,
         ..template.clone()
     };
-    Ok(One { from, action })
+    One { from, action }
 }
 
 #[allow(clippy::too_many_arguments)] // one instruction's parts

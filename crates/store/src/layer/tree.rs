@@ -1,15 +1,17 @@
 //! A whole tree as a flat tar or as a directory of the client's: what `-o type=tar` and `type=local` give.
 //! It reads the tree through a view; the destination is the caller's own.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::Timespec;
 
-use super::write::{self, Entry, Type};
+use super::write::{self, Type};
 use crate::canvas::{Attributes, copy_xattrs, set_owner_and_mode, set_time};
 use crate::error::{Doing, Result};
 use crate::view::{Kind, Node, View};
@@ -32,7 +34,7 @@ impl<'a> TarWriter<'a> {
             below.push(b'/');
             self.made(&below, Type::Dir, 0o755, &[], time)?;
         }
-        tar_folder(view, Path::new("/"), &below, self.out, time)
+        tar_folder(view, Path::new("/"), &below, self.out, time, &mut Links::default())
     }
 
     /// A file of bytes that only its owner reads.
@@ -42,7 +44,8 @@ impl<'a> TarWriter<'a> {
 
     fn made(&mut self, path: &[u8], kind: Type, mode: u32, bytes: &[u8], time: Option<i64>) -> Result<()> {
         let (size, mtime) = (bytes.len() as u64, time.unwrap_or(0));
-        let entry = Entry { path, kind, mode, uid: 0, gid: 0, size, mtime, link: b"", device: (0, 0), xattrs: &[] };
+        let entry =
+            write::Entry { path, kind, mode, uid: 0, gid: 0, size, mtime, link: b"", device: (0, 0), xattrs: &[] };
         let written = write::entry(self.out, &entry).and_then(|()| self.out.write_all(bytes));
         let written = written.and_then(|()| write::padding(self.out, size));
         written.doing("write to the tar", Path::new(&*String::from_utf8_lossy(path)))
@@ -54,23 +57,55 @@ impl<'a> TarWriter<'a> {
     }
 }
 
-fn tar_folder(view: &View, at: &Path, below: &[u8], out: &mut dyn Write, time: Option<i64>) -> Result<()> {
+/// Where files with several names were written first: a file is known by its layer and its inode there. Layers may share
+/// bytes without being told, so what is one inode in two of them is two files.
+#[derive(Default)]
+struct Links<T>(HashMap<(PathBuf, u64, u64), T>);
+
+impl<T: Clone> Links<T> {
+    /// Where the file of `node`, which is `real` in its tree, was written already; if nowhere, it is now at `here`.
+    fn first(&mut self, node: &Node, real: &Path, here: T) -> Result<Option<T>> {
+        let data = fs::symlink_metadata(&node.source).doing("look at", &node.source)?;
+        if node.kind != Kind::File || data.nlink() < 2 {
+            return Ok(None);
+        }
+        let layer = node.source.ancestors().nth(real.components().count() - 1).unwrap_or(&node.source);
+        match self.0.entry((layer.to_owned(), data.dev(), data.ino())) {
+            Entry::Occupied(first) => Ok(Some(first.get().clone())),
+            Entry::Vacant(empty) => {
+                empty.insert(here);
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn tar_folder(
+    view: &View,
+    at: &Path,
+    below: &[u8],
+    out: &mut dyn Write,
+    time: Option<i64>,
+    links: &mut Links<Vec<u8>>,
+) -> Result<()> {
     for node in view.list(at)? {
         let real = at.join(&node.name);
         let mut path = [below, node.name.as_bytes()].concat();
         if node.kind == Kind::Dir {
             path.push(b'/');
         }
-        tar_node(&node, &path, out, time)?;
+        let first = links.first(&node, &real, path.clone())?;
+        tar_node(&node, &path, first.as_deref(), out, time)?;
         if node.kind == Kind::Dir {
-            tar_folder(view, &real, &path, out, time)?;
+            tar_folder(view, &real, &path, out, time, links)?;
         }
     }
     Ok(())
 }
 
-fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, time: Option<i64>) -> Result<()> {
+fn tar_node(node: &Node, path: &[u8], first: Option<&[u8]>, out: &mut dyn Write, time: Option<i64>) -> Result<()> {
     let kind = match node.kind {
+        Kind::File if first.is_some() => Type::HardLink,
         Kind::File => Type::File,
         Kind::Dir => Type::Dir,
         Kind::Link => Type::Symlink,
@@ -80,7 +115,7 @@ fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, time: Option<i64>) ->
         Kind::Socket => return Ok(()),
     };
     let size = if kind == Type::File { node.size } else { 0 };
-    let entry = Entry {
+    let entry = write::Entry {
         path,
         kind,
         mode: node.mode,
@@ -88,7 +123,7 @@ fn tar_node(node: &Node, path: &[u8], out: &mut dyn Write, time: Option<i64>) ->
         gid: node.gid,
         size,
         mtime: time.unwrap_or(node.mtime.div_euclid(1_000_000_000)),
-        link: node.link.as_os_str().as_bytes(),
+        link: first.unwrap_or(node.link.as_os_str().as_bytes()),
         device: (rustix::fs::major(node.rdev), rustix::fs::minor(node.rdev)),
         xattrs: &node.xattrs()?,
     };
@@ -119,7 +154,7 @@ pub enum Owners {
 /// there is one.
 pub fn write_dir(view: &View, to: &Path, owners: Owners, time: Option<i64>) -> Result<()> {
     fs::create_dir_all(to).doing("make", to)?;
-    dir_folder(view, Path::new("/"), to, owners, time.map(seconds))
+    dir_folder(view, Path::new("/"), to, owners, time.map(seconds), &mut Links::default())
 }
 
 /// A whole second.
@@ -134,7 +169,14 @@ pub fn write_file(path: &Path, bytes: &[u8], time: Option<i64>) -> Result<()> {
     time.map_or(Ok(()), |time| set_time(path, seconds(time)).doing("set the time of", path))
 }
 
-fn dir_folder(view: &View, at: &Path, to: &Path, owners: Owners, time: Option<Timespec>) -> Result<()> {
+fn dir_folder(
+    view: &View,
+    at: &Path,
+    to: &Path,
+    owners: Owners,
+    time: Option<Timespec>,
+    links: &mut Links<PathBuf>,
+) -> Result<()> {
     for node in view.list(at)? {
         let (real, target) = (at.join(&node.name), to.join(&node.name));
         let there = fs::symlink_metadata(&target).ok();
@@ -150,7 +192,11 @@ fn dir_folder(view: &View, at: &Path, to: &Path, owners: Owners, time: Option<Ti
                 if !target.is_dir() {
                     fs::create_dir(&target).doing("make", &target)?;
                 }
-                dir_folder(view, &real, &target, owners, time)?;
+                dir_folder(view, &real, &target, owners, time, links)?;
+            }
+            Kind::File if let Some(first) = links.first(&node, &real, target.clone())? => {
+                fs::hard_link(first, &target).doing("link", &target)?;
+                continue;
             }
             Kind::File => drop(fs::copy(&node.source, &target).doing("copy", &target)?),
             Kind::Link => std::os::unix::fs::symlink(&node.link, &target).doing("make the symlink", &target)?,
