@@ -8,6 +8,8 @@ mod collector;
 pub mod config;
 mod content;
 mod control;
+#[doc(hidden)]
+pub mod decoders;
 mod history;
 mod jobs;
 mod listen;

@@ -14,6 +14,7 @@ mod calls;
 mod causes;
 mod compose;
 mod debugged;
+mod decoders;
 mod docker;
 mod doors;
 mod failing;

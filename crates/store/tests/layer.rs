@@ -51,6 +51,41 @@ fn hostile_names_stay_inside() {
 }
 
 #[test]
+fn hostile_headers_are_errors() {
+    use tar::EntryType::{Directory, Regular};
+    let (root, store) = new();
+    let refused = |bytes: &[u8]| unpack(&store, None, bytes, "hostile").unwrap_err().to_string();
+    for name in [".wh.", ".wh..", ".wh...", "d/.wh..."] {
+        let text = refused(&archive(&[("d", Directory, ""), (name, Regular, "")]));
+        assert!(text.contains("it removes nothing that has a name"), "{name}: {text}");
+    }
+    assert!(root.path().join("drafts").is_dir() && root.path().join("snapshots").is_dir());
+    // A file that nobody could hold, as such and with holes; and one that ends before it should.
+    let sized = |header: &mut tar::Header, size: u64| {
+        header.set_mode(0o644);
+        header.set_size(size);
+        header.as_mut_bytes()[..1].copy_from_slice(b"f");
+    };
+    let mut header = tar::Header::new_gnu();
+    sized(&mut header, 8 << 60);
+    header.set_cksum();
+    assert!(refused(header.as_bytes()).contains("bytes, and"));
+    let mut header = tar::Header::new_gnu();
+    sized(&mut header, 0);
+    header.set_entry_type(tar::EntryType::GNUSparse);
+    header.as_mut_bytes()[483..495].copy_from_slice(b"\x80\0\0\0\x70\0\0\0\0\0\0\0");
+    header.as_mut_bytes()[386..398].copy_from_slice(b"\x80\0\0\0\x70\0\0\0\0\0\0\0");
+    header.as_mut_bytes()[398..410].copy_from_slice(b"00000000000\0");
+    header.set_cksum();
+    let text = refused(&[header.as_bytes() as &[u8], &[0; 1024]].concat());
+    assert!(text.contains("bytes, and"), "{text}");
+    let mut header = tar::Header::new_gnu();
+    sized(&mut header, 1000);
+    header.set_cksum();
+    assert!(unpack(&store, None, [header.as_bytes() as &[u8], b"short"].concat().as_slice(), "hostile").is_err());
+}
+
+#[test]
 fn a_round_trip_keeps_the_bytes() {
     use tar::EntryType::{Link, Regular, Symlink};
     let (_root, store) = new();

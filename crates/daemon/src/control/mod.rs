@@ -1,7 +1,7 @@
 //! `moby.buildkit.v1.Control`: what a client asks of the daemon itself. One file each for what is more than an answer.
 
 pub mod health;
-mod solve;
+pub mod solve;
 pub mod status;
 
 use futures_util::stream::{self, BoxStream, StreamExt};

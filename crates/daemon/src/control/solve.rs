@@ -98,7 +98,7 @@ fn refuse(daemon: &Daemon, entitlements: &[String]) -> Result<(), Status> {
 }
 
 /// The request in the builder's words.
-fn wanted(request: &SolveRequest) -> Result<Request, Status> {
+pub fn wanted(request: &SolveRequest) -> Result<Request, Status> {
     let mut outputs: Vec<exporters::Request> = Vec::new();
     for exporter in &request.exporters {
         let attributes = exporter.attrs.clone().into_iter().collect();

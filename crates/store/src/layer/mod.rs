@@ -2,6 +2,7 @@
 //! Reproducible: the same files give the same bytes on every machine. It never talks to a registry.
 
 mod compress;
+mod modest;
 mod pack;
 mod tree;
 mod unpack;

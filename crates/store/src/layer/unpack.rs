@@ -13,6 +13,7 @@ use tar::{Archive, EntryType};
 
 use crate::canvas::{self, Attributes, Canvas, set_owner_and_mode, set_time};
 use crate::error::{Doing, Result};
+use crate::layer::modest::Modest;
 use crate::view::{Kind, Node};
 use crate::{Draft, SnapshotId, Store};
 
@@ -54,7 +55,7 @@ pub fn unpack_archive(file: &File, draft: &Draft) -> Result<Option<HashSet<PathB
 pub fn newest(file: &File) -> Result<Option<i64>> {
     let Some(archive) = archive(file)? else { return Ok(None) };
     let (name, mut newest) = (Path::new("the archive"), None);
-    for entry in Archive::new(archive).entries().doing("read", name)? {
+    for entry in Archive::new(Modest::new(archive)).entries().doing("read", name)? {
         let entry = entry.doing("read", name)?;
         if entry.header().entry_type().is_file() {
             let time = entry.header().mtime().doing("read a time in", name)?;
@@ -188,7 +189,8 @@ impl Extraction {
     }
 
     fn all(mut self, from: &mut dyn Read) -> Result<HashSet<PathBuf>> {
-        let mut archive = Archive::new(from);
+        let mut modest = Modest::new(from);
+        let mut archive = Archive::new(&mut modest as &mut dyn Read);
         let name = Path::new("the archive");
         for entry in archive.entries().doing("read", name)? {
             let mut entry = entry.doing("read", name)?;
@@ -231,6 +233,10 @@ impl Extraction {
             ".wh..opq" => {
                 self.canvas.lift(parent)?;
                 canvas::set_opaque(&self.canvas.place(parent)).doing("make opaque", parent)
+            }
+            "" | "." | ".." => {
+                let error = io::Error::new(io::ErrorKind::InvalidData, "it removes nothing that has a name");
+                Err(error).doing("take in the whiteout in", parent)
             }
             // Others of this form are aufs' own.
             name if name.starts_with(".wh.") => Ok(()),
@@ -275,6 +281,7 @@ impl Extraction {
                 made => made.doing("make", written)?,
             },
             _ => {
+                fits(entry.size(), &place).doing("make", written)?;
                 let mut file = File::create_new(&place).doing("make", written)?;
                 io::copy(entry, &mut file).doing("write", written)?;
             }
@@ -293,6 +300,21 @@ impl Extraction {
         let node = self.canvas.look(&real)?.ok_or_else(missing).doing("link", written)?;
         std::fs::hard_link(&node.source, place).doing("link", written)
     }
+}
+
+/// Refuses a file that the disk can't hold before it is filled: a header of a few bytes may say anything.
+fn fits(size: u64, place: &Path) -> io::Result<()> {
+    const LARGE: u64 = 1 << 30;
+    if size < LARGE {
+        return Ok(());
+    }
+    let disk = rustix::fs::statvfs(place.parent().unwrap_or(place))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if size <= free {
+        return Ok(());
+    }
+    let text = format!("it is said to have {size} bytes, and {free} are free");
+    Err(io::Error::new(io::ErrorKind::StorageFull, text))
 }
 
 /// An absolute path without `..`: what leads above the root ends at the root.

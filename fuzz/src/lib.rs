@@ -1,0 +1,4 @@
+//! The targets of the tests, for fuzzers.
+
+#[path = "../../crates/larder/tests/decoders/targets.rs"]
+pub mod targets;
