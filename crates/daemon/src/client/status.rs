@@ -1,7 +1,7 @@
 //! What happens in a build, read from BuildKit's status messages: for daemons that do not tell larder's own events.
 //! The reverse of `control::status`; what those messages do not say, such as verdicts, stays unknown.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use builder::Events;
 use builder::event::{Event, Stream, Warning, What};
@@ -22,8 +22,12 @@ impl Reader {
     pub fn read(&mut self, message: &StatusResponse, events: &Events) {
         let mut news = Vec::new();
         let mut ended = Vec::new();
-        for vertex in &message.vertexes {
-            self.vertex(vertex, &mut news, &mut ended);
+        // A vertex may end and begin again: within one message its last state is what counts.
+        let last: HashMap<&str, usize> =
+            message.vertexes.iter().enumerate().map(|(at, vertex)| (vertex.digest.as_str(), at)).collect();
+        for (at, vertex) in message.vertexes.iter().enumerate() {
+            let is_last = last.get(vertex.digest.as_str()) == Some(&at);
+            self.vertex(vertex, is_last, &mut news, &mut ended);
         }
         let at = |time: Option<&Timestamp>| time.map_or_else(builder::event::now_micros, micros);
         for part in &message.statuses {
@@ -49,7 +53,7 @@ impl Reader {
         news.into_iter().for_each(|event| events.pass(event));
     }
 
-    fn vertex(&mut self, vertex: &Vertex, news: &mut Vec<Event>, ended: &mut Vec<Event>) {
+    fn vertex(&mut self, vertex: &Vertex, is_last: bool, news: &mut Vec<Event>, ended: &mut Vec<Event>) {
         let Ok(step) = Digest::parse(&vertex.digest) else { return };
         let at = |time: Option<&Timestamp>| time.map_or_else(builder::event::now_micros, micros);
         let started = || Event { at: at(vertex.started.as_ref()), what: What::Started { step } };
@@ -64,7 +68,7 @@ impl Reader {
             self.completed.remove(&step);
             news.push(started());
         }
-        if vertex.completed.is_some() && self.completed.insert(step) {
+        if is_last && vertex.completed.is_some() && self.completed.insert(step) {
             if self.started.insert(step) {
                 news.push(started());
             }
