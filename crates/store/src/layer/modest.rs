@@ -110,8 +110,8 @@ fn content(size: u64, kept: bool) -> State {
 /// The size that attributes say, if they say one.
 fn size_in(pax: &[u8]) -> Option<u64> {
     let records = pax.split(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
-    let sizes = records.filter_map(|line| line.split_once(' ')?.1.strip_prefix("size=")?.parse().ok());
-    sizes.last()
+    let mut sizes = records.filter_map(|line| line.split_once(' ')?.1.strip_prefix("size=")?.parse().ok());
+    sizes.next_back()
 }
 
 impl<R: Read> Read for Modest<R> {
