@@ -244,7 +244,7 @@ fn transfers() -> Vec<Vec<u8>> {
 pub fn config(bytes: &[u8]) {
     if let Ok((config, _)) = daemon::config::Config::parse(&text(bytes)) {
         let _ = config.oci().policy(store::lifecycle::Disk { total: 1 << 40, free: 1 << 30 });
-        let _ = (config.mirrors(), config.plain(), config.frontends(), config.history.retention());
+        let _ = (config.frontends(), config.history.retention());
     }
 }
 
