@@ -19,6 +19,7 @@ use crate::exporters::Built;
 use crate::frontends::dockerfile::Frontend;
 use crate::frontends::{Made, context, questions};
 use crate::history::Keeper;
+use crate::policy::Policy;
 use crate::sources::image::{self, ResolveMode, Resolved};
 use crate::sources::oci_layout;
 use crate::sources::remote::{self, Remote};
@@ -53,6 +54,8 @@ pub struct Request {
     pub fail_on_miss: Option<Vec<String>>,
     /// Granted to the build: `network.host`, `security.insecure`.
     pub entitlements: Vec<String>,
+    /// What sources must keep to, in order.
+    pub policies: Vec<Policy>,
     /// A client's question rather than a build: it leaves no history.
     pub internal: bool,
     /// The client's place in a trace (W3C `traceparent`); empty when it is in none.
@@ -242,8 +245,9 @@ impl Build {
     /// The result of a graph's head, whatever it takes.
     pub fn evaluate<'a>(&'a self, graph: &'a Arc<Graph>) -> Doing<'a, Held> {
         Box::pin(async move {
+            let graph = self.let_through(graph.clone(), &[])?;
             let Some(head) = graph.head else { return Ok(Held::scratch()) };
-            refuse(graph, &self.request.entitlements)?;
+            refuse(&graph, &self.request.entitlements)?;
             let graph = Arc::new(graph.below(head));
             self.empty_volumes(&graph)?;
             loop {
@@ -350,13 +354,22 @@ impl Build {
         &self.session
     }
 
-    /// What an image reference names now for a platform; `mode` is `default`, `pull` or `local`.
-    pub fn image<'a>(&'a self, reference: &'a Reference, platform: &'a Platform, mode: &'a str) -> Doing<'a, Resolved> {
+    /// What an image reference names now for a platform, and by which name: a policy may give it another one. `mode` is
+    /// `default`, `pull` or `local`; `more` are policies of who asks.
+    pub fn image<'a>(
+        &'a self,
+        reference: &'a Reference,
+        platform: &'a Platform,
+        mode: &'a str,
+        more: &'a [Policy],
+    ) -> Doing<'a, (Reference, Resolved)> {
         Box::pin(async move {
+            let reference = self.let_image(reference, more)?;
             let name = format!("[internal] load metadata for {reference}");
             let task = self.events.begin(&format!("{reference} {platform}"), &name);
-            let resolved = image::resolve(&self.work(task.step)?, reference, platform, ResolveMode::parse(mode)).await;
-            task.finish(resolved)
+            let work = self.work(task.step)?;
+            let resolved = image::resolve(&work, &reference, platform, ResolveMode::parse(mode)).await;
+            Ok((reference, task.finish(resolved)?))
         })
     }
 
@@ -459,7 +472,7 @@ fn refuse(graph: &Graph, entitlements: &[String]) -> Result<(), Error> {
         };
         if !entitlements.iter().any(|e| e == needed) {
             let name = vertex.name();
-            return Err(Error::Request(format!("{name} needs {needed}, which is not granted: pass --allow {needed}")));
+            return Err(Error::Request(format!("{needed} is not allowed, and {name} needs it: pass --allow {needed}")));
         }
     }
     Ok(())

@@ -16,6 +16,7 @@ pub mod history;
 pub mod images;
 pub mod live;
 pub mod ops;
+pub mod policy;
 pub mod session;
 pub mod sources;
 
@@ -59,6 +60,8 @@ pub enum Error {
         /// What it left for who wants to look.
         remains: Option<std::sync::Arc<driver::Remains>>,
     },
+    #[error(transparent)]
+    Policy(#[from] policy::Error),
     #[error("{0}")]
     Request(String),
     #[error("cancelled")]

@@ -1,6 +1,7 @@
 //! The store's blobs for clients, read-only: logs, traces, errors and attestations of kept builds, manifests of results.
 //! What a blob is for, the records say that name it.
 
+use std::collections::HashSet;
 use std::io::{Read, Seek, SeekFrom};
 
 use builder::Engine;
@@ -48,8 +49,14 @@ impl content::Content for Content {
             return Err(Status::unimplemented("content is listed whole: filters of content are not built"));
         }
         let engine = self.0.clone();
-        let blobs = tokio::task::spawn_blocking(move || engine.store.blobs().list()).await;
-        let blobs = blobs.map_err(failed)?.map_err(failed)?;
+        let blobs = tokio::task::spawn_blocking(move || {
+            // Named images are listed by their names, and stay whatever is pruned.
+            let named: HashSet<_> = engine.store.images().list()?.into_iter().flat_map(|image| image.blobs).collect();
+            let mut blobs = engine.store.blobs().list()?;
+            blobs.retain(|blob| !named.contains(&blob.digest));
+            Ok::<_, store::Error>(blobs)
+        });
+        let blobs = blobs.await.map_err(failed)?.map_err(failed)?;
         let info = |blob: &store::BlobInfo| -> Result<content::Info, Status> {
             let size = i64::try_from(blob.size).map_err(failed)?;
             Ok(content::Info { digest: blob.digest.to_string(), size, ..content::Info::default() })

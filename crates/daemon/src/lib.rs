@@ -13,6 +13,7 @@ pub mod decoders;
 mod history;
 mod jobs;
 mod listen;
+pub mod policies;
 pub mod questions;
 mod refusal;
 mod session;

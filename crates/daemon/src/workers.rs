@@ -75,7 +75,7 @@ const LLB: [&str; 72] = [
     "source.git.mtime",
     "source.git.skipsubmodules",
     "source.git.subdir",
-    "source.buildop.llbfilename",
+    "source.policy",
     "exec.meta.base",
     "exec.meta.cgroup.parent",
     "exec.meta.linux.resources",

@@ -105,7 +105,7 @@ pub fn lower_with(
                     config.config.env = vec!["PATH=/bin".to_owned()];
                     config.config.cmd = Some(vec!["sh".to_owned()]);
                     config.rootfs.diff_ids.push(Digest::of(b"layer"));
-                    facts.insert(need, Fact::Image { digest, config: Box::new(config) });
+                    facts.insert(need, Fact::Image { digest, config: Box::new(config), moved: None });
                 }
             }
         }
@@ -152,7 +152,7 @@ fn an_image_without_layers_is_nothing_to_begin_with() {
     let platform = Platform::new("linux", "amd64", "");
     let (file, _) = dockerfile::parse(b"FROM empty\nRUN true\n");
     let need = Need::Image { reference: "docker.io/library/empty:latest".to_owned(), platform: platform.to_string() };
-    let fact = Fact::Image { digest: Digest::of(b"empty"), config: Box::default() };
+    let fact = Fact::Image { digest: Digest::of(b"empty"), config: Box::default(), moved: None };
     let options = Options::new(platform.clone(), platform);
     let outcome = dockerfile::lower(&file, &options, &[(need, fact)].into()).unwrap();
     let Outcome::Done(lowered) = outcome else { panic!("{outcome:?}") };

@@ -69,7 +69,7 @@ fn every_operation_is_buildkits() {
                         assert!(matches!(need, Need::Layout { .. }), "{}: {need:?}", case.name);
                         let digest = client.base.unwrap();
                         let config = Box::new(base_config(&testkit::vectors::folder().unwrap().join("base"), digest));
-                        facts.insert(need, Fact::Image { digest, config });
+                        facts.insert(need, Fact::Image { digest, config, moved: None });
                     }
                 }
             }

@@ -34,6 +34,7 @@ mod named;
 mod outputs;
 mod packaging;
 mod platforms;
+mod policies;
 mod registries;
 mod registry;
 mod rootless;

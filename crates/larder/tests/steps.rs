@@ -56,6 +56,8 @@ fn mounts() {
         RUN --mount=from=tools,source=/t,target=/tools cat /tools/tool > /copied; ! touch /tools/x 2>/dev/null\n\
         RUN --mount=type=bind,target=/ctx,rw echo x > /ctx/new; cat /ctx/f > /bound\n\
         RUN --mount=type=tmpfs,target=/scratch touch /scratch/x\nRUN test ! -e /scratch/x && test ! -e /ctx/new\n\
+        RUN --mount=type=cache,id=m,sharing=locked,target=/m1 --mount=type=cache,id=m,sharing=locked,target=/m2 \
+        touch /m1/t && test -f /m2/t\n\
         RUN --network=none true\nUSER cook\nRUN id -u > /tmp/uid\n";
     kitchen.write("Dockerfile", dockerfile);
     kitchen.write("f", "from the context");

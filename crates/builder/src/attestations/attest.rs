@@ -52,10 +52,11 @@ impl Build {
         self.engine().producers.note(&self.request().id, graph, asked);
     }
 
-    /// The scanner's image now.
-    pub async fn scanner(&self, sbom: &Sbom, attributes: &BTreeMap<String, String>) -> Result<Resolved, Error> {
+    /// The scanner's image now; a policy may have given it another name.
+    pub async fn scanner(&self, sbom: &Sbom, attributes: &BTreeMap<String, String>) -> Result<(Sbom, Resolved), Error> {
         let mode = attributes.get("image-resolve-mode").map_or("default", String::as_str);
-        self.image(&sbom.generator, &Platform::host(), mode).await
+        let (generator, resolved) = self.image(&sbom.generator, &Platform::host(), mode, &[]).await?;
+        Ok((Sbom { generator, ..sbom.clone() }, resolved))
     }
 
     /// Runs a scanner's graph and adds what it says.
@@ -85,8 +86,8 @@ impl Build {
         let wanted = Wanted::read(attributes)?;
         let scanned = results.iter().flat_map(|built| &built.attestations).any(|a| a.predicate == SPDX);
         if let Some(sbom) = wanted.sbom.as_ref().filter(|_| !scanned) {
-            let (image, platform) = (self.scanner(sbom, attributes).await?, Platform::host());
-            let scanner = Scanner { sbom, digest: image.digest, config: &image.config, platform: &platform };
+            let ((sbom, image), platform) = (self.scanner(sbom, attributes).await?, Platform::host());
+            let scanner = Scanner { sbom: &sbom, digest: image.digest, config: &image.config, platform: &platform };
             let ignore_cache = attributes.get("no-cache").is_some_and(String::is_empty);
             for built in results.iter_mut().filter(|built| built.making.graph.head.is_some()) {
                 let core = (*built.making.graph).clone();

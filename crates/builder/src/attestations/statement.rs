@@ -163,8 +163,9 @@ pub struct Given {
 #[serde(rename_all = "camelCase")]
 struct Document {
     predicate_type: String,
+    /// Go writes an empty list as `null`.
     #[serde(default)]
-    subject: Vec<Subject>,
+    subject: Option<Vec<Subject>>,
     #[serde(default)]
     predicate: Value,
 }
@@ -187,7 +188,7 @@ impl Given {
                 let text = format!("it says it is {}, expected {}", document.predicate_type, self.predicate);
                 return Err(wrong(&at, &text));
             }
-            let about = document.subject.into_iter().map(About::Other).collect();
+            let about = document.subject.unwrap_or_default().into_iter().map(About::Other).collect();
             let name = node.name.to_string_lossy().into_owned();
             found.push(self.attestation(name, document.predicate_type, about, document.predicate)?);
         }

@@ -113,9 +113,16 @@ impl Container {
         let ready = self.ready.clone();
         let process = Process::launch(spec.args.clone(), move |started| {
             let _held = (ready, running);
-            match beside {
+            let ended = match beside {
                 Some(first) => engine.sandbox.run_beside(&first, &spec, stdio, &cancel, started),
                 None => engine.sandbox.run_connected(&spec, stdio, &cancel, started),
+            };
+            match ended {
+                // The end of the first process may be heard of before the order to end.
+                Ok(exit) if cancel.is_cancelled() && exit.status == sandbox::Status::Signal(9) => {
+                    Err(sandbox::Error::Cancelled)
+                }
+                ended => ended,
             }
         });
         let process = match process.await {

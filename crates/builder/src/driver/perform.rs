@@ -287,6 +287,10 @@ async fn operate(work: &Work, vertex: &Arc<Vertex>, lives: &[Live]) -> Result<Ve
         Some(Kind::Exec(_)) => exec(work, vertex, lives).await,
         Some(Kind::File(_)) => file(work, vertex, lives).await,
         Some(Kind::Merge(_) | Kind::Diff(_)) => Ok(stack(work, vertex, lives).await?),
+        Some(Kind::Build(_)) => {
+            let text = format!("{}: graphs that are files of a result (BuildOp) are not built", vertex.name());
+            Err(Error::Request(text).into())
+        }
         _ => Err(Error::Request(format!("{} is of a kind that larder does not run", vertex.name())).into()),
     }
 }

@@ -98,7 +98,7 @@ impl<'a> Frontend<'a> {
         let platforms = self.platforms(&host)?;
         let sbom = Wanted::read(self.attributes)?.sbom;
         let scanner = match &sbom {
-            Some(sbom) => Some((sbom, self.build.scanner(sbom, self.attributes).await?)),
+            Some(sbom) => Some(self.build.scanner(sbom, self.attributes).await?),
             None => None,
         };
         let mut targets = Vec::new();
@@ -107,6 +107,8 @@ impl<'a> Frontend<'a> {
             options.multi_platform = platforms.len() > 1;
             options.scan = scanner.is_some();
             let mut lowered = self.lower(&loaded, &options, targets.is_empty()).await?;
+            let graph = Arc::new(std::mem::take(&mut lowered.graph));
+            lowered.graph = Arc::unwrap_or_clone(self.build.let_through(graph, &[])?);
             let read = self.read();
             let scan = match &scanner {
                 Some((sbom, image)) => {

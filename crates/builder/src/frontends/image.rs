@@ -72,7 +72,7 @@ impl Image {
     /// Finds the image of a frontend.
     pub async fn find(build: &Build, name: &str) -> Result<Image, Error> {
         let reference = Reference::parse(name).map_err(|e| Error::Request(e.to_string()))?.or_latest();
-        let found = build.image(&reference, &Platform::host(), "default").await?;
+        let (reference, found) = build.image(&reference, &Platform::host(), "default", &[]).await?;
         let reference = Reference { digest: Some(found.digest), ..reference };
         Ok(Image { reference, config: found.config })
     }

@@ -12,7 +12,6 @@ use super::dockerfile::{Definition, Frontend, Loaded};
 use crate::Error;
 use crate::build::Faulty;
 use crate::event::{Warning, What};
-use crate::sources::image;
 
 impl Frontend<'_> {
     /// Lowers. `tell`: findings of the checks are told as warnings, also when it fails.
@@ -56,13 +55,10 @@ impl Frontend<'_> {
                 return Ok(Fact::Patterns(dockerfile::ignore::patterns(&text)));
             }
             Need::Image { reference, platform: wanted } => {
-                let name = format!("[internal] load metadata for {reference}");
-                let task = self.build.events().begin(&format!("{reference} {wanted}"), &name);
                 let parsed = Reference::parse(reference).map_err(|e| Error::Request(e.to_string()))?;
-                let mode = image::ResolveMode::parse(&options.resolve_mode);
-                let work = self.build.work(task.step)?;
-                let resolved = image::resolve(&work, &parsed, &platform(wanted)?, mode).await;
-                task.finish(resolved)?
+                let (now, resolved) = self.build.image(&parsed, &platform(wanted)?, &options.resolve_mode, &[]).await?;
+                let moved = (now != parsed).then(|| now.to_string());
+                return Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config), moved });
             }
             Need::Time { identifier, attributes } => {
                 return Ok(Fact::Time(self.build.time(identifier, attributes.clone()).await?));
@@ -71,7 +67,7 @@ impl Frontend<'_> {
                 self.build.layout("", store, reference, &platform(wanted)?).await?
             }
         };
-        Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config) })
+        Ok(Fact::Image { digest: resolved.digest, config: Box::new(resolved.config), moved: None })
     }
 
     /// Tells findings as warnings of the step that loaded the Dockerfile.

@@ -111,7 +111,8 @@ struct Written {
 #[derive(Default)]
 struct Held {
     drafts: Vec<Written>,
-    volumes: Vec<Volume>,
+    /// With what each is told apart by: its id, and what it began with.
+    volumes: Vec<(String, Option<SnapshotId>, Volume)>,
     leases: Vec<Lease>,
     agents: Vec<AgentSocket>,
     shown: BTreeMap<usize, Vec<PathBuf>>,
@@ -249,7 +250,9 @@ impl Exec<'_> {
                 continue;
             }
             if let Some(kind) = self.mount(position, mount, held)? {
-                spec.mounts.push(Mount { dest: PathBuf::from(&mount.dest), kind, readonly: mount.readonly });
+                // What is not absolute lies in the working directory.
+                let dest = Path::new("/").join(&spec.cwd).join(&mount.dest);
+                spec.mounts.push(Mount { dest, kind, readonly: mount.readonly });
             }
         }
         Ok(())
@@ -321,6 +324,13 @@ impl Exec<'_> {
             return Err(malformed("a cache mount with an id that is larder's own"));
         }
         let seed = usize::try_from(mount.input).ok().and_then(|i| *self.inputs.get(i)?);
+        let selector = PathBuf::from(&mount.selector);
+        // A process that mounts a volume twice shares it with itself, and waits for nobody.
+        if let Some((.., taken)) = held.volumes.iter().find(|(id, from, _)| *id == opt.id && *from == seed) {
+            let source = taken.path().to_owned();
+            held.shown.insert(position, vec![source.clone()]);
+            return Ok(MountKind::Bind { source, selector });
+        }
         let sharing = match CacheSharing::try_from(opt.sharing) {
             Ok(CacheSharing::Private) => Sharing::Private,
             Ok(CacheSharing::Locked) => Sharing::Locked,
@@ -345,8 +355,8 @@ impl Exec<'_> {
         }
         let source = volume.path().to_owned();
         held.shown.insert(position, vec![source.clone()]);
-        held.volumes.push(volume);
-        Ok(MountKind::Bind { source, selector: PathBuf::from(&mount.selector) })
+        held.volumes.push((opt.id.clone(), seed, volume));
+        Ok(MountKind::Bind { source, selector })
     }
 
     /// Copies a tree into a new volume. A volume is written to, so its files are its own.

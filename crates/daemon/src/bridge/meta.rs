@@ -1,8 +1,10 @@
 //! What a source is now, for clients that make their own graphs: an image's digest and configuration, a commit, a file's
 //! digest and time. Of images nothing is pulled but manifests and configurations.
 
+use builder::policy::Policy;
 use builder::sources::image::Resolved;
 use builder::sources::remote::Remote;
+use graph::wire;
 use oci::{Platform, Reference};
 use proto::Timestamp;
 use proto::bridge::{
@@ -14,6 +16,7 @@ use tonic::Status;
 
 use super::solve::platform;
 use crate::jobs::Job;
+use crate::policies;
 use crate::refusal;
 
 fn parse(reference: &str) -> Result<Reference, Status> {
@@ -27,7 +30,15 @@ pub async fn image_config(
 ) -> Result<ResolveImageConfigResponse, Status> {
     let platform = platform(request.platform.as_ref());
     let found = match request.resolver_type {
-        0 => registry(job, &request.r#ref, &platform, &request.resolve_mode).await?,
+        0 => {
+            let more = policies::read(&request.source_policies)?;
+            let (name, found) = registry(job, &request.r#ref, &platform, &request.resolve_mode, &more).await?;
+            return Ok(ResolveImageConfigResponse {
+                digest: found.digest.to_string(),
+                config: found.config_bytes,
+                r#ref: name,
+            });
+        }
         1 => layout(job, &request.session_id, &request.store_id, &request.r#ref, &platform).await?,
         other => return Err(Status::invalid_argument(format!("there is no way {other} to resolve an image"))),
     };
@@ -38,9 +49,18 @@ pub async fn image_config(
     })
 }
 
-async fn registry(job: &Job, name: &str, platform: &Platform, mode: &str) -> Result<Resolved, Status> {
-    let found = job.build.image(&parse(name)?, platform, mode).await;
-    found.map_err(|error| refusal::of(&error))
+/// An image of a registry, and the name that policies give it.
+async fn registry(
+    job: &Job,
+    name: &str,
+    platform: &Platform,
+    mode: &str,
+    more: &[Policy],
+) -> Result<(String, Resolved), Status> {
+    let asked = parse(name)?;
+    let (now, found) = job.build.image(&asked, platform, mode, more).await.map_err(|error| refusal::of(&error))?;
+    let name = if now == asked { name.to_owned() } else { now.to_string() };
+    Ok((name, found))
 }
 
 /// An image of a layout on the client's side; without a name of its own the layout is found under the image's.
@@ -51,14 +71,22 @@ async fn layout(job: &Job, session: &str, store: &str, name: &str, platform: &Pl
     found.map_err(|error| refusal::of(&error))
 }
 
+/// A source as policies let it through.
+fn let_through(job: &Job, source: SourceOp, more: &[Policy]) -> Result<SourceOp, Status> {
+    let mut op = wire::SourceOp { identifier: source.identifier, attrs: source.attrs.into_iter().collect() };
+    job.build.let_source(&mut op, more).map_err(|error| refusal::of(&error.into()))?;
+    Ok(SourceOp { identifier: op.identifier, attrs: op.attrs.into_iter().collect() })
+}
+
 /// A source pinned to what it is now.
 pub async fn source(job: &Job, request: ResolveSourceMetaRequest) -> Result<ResolveSourceMetaResponse, Status> {
-    let source = request.source.unwrap_or_default();
+    let more = policies::read(&request.source_policies)?;
+    let source = let_through(job, request.source.unwrap_or_default(), &more)?;
     let platform = platform(request.platform.as_ref());
     let (scheme, name) = source.identifier.split_once("://").unwrap_or(("", &source.identifier));
     let found = match scheme {
         "git" | "http" | "https" => return remote(job, source, request.git.is_some_and(|git| git.return_object)).await,
-        "docker-image" => registry(job, name, &platform, &request.resolve_mode).await?,
+        "docker-image" => registry(job, name, &platform, &request.resolve_mode, &more).await?.1,
         "oci-layout" => {
             let attribute = |key: &str| source.attrs.get(key).map(String::as_str).unwrap_or_default();
             layout(job, attribute("oci.session"), attribute("oci.store"), name, &platform).await?

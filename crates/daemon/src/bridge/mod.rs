@@ -72,14 +72,6 @@ impl Bridge {
     }
 }
 
-/// Source policies are not built; a policy that were ignored would be worse than none.
-pub fn no_policies(policies: &[proto::policy::Policy]) -> Result<(), Status> {
-    match policies.iter().all(|policy| policy.rules.is_empty()) {
-        true => Ok(()),
-        false => Err(Status::unimplemented("source policies are not built yet: larder will not ignore one")),
-    }
-}
-
 /// Whose containers a call speaks of: a build's, or a frontend's.
 pub struct Caller {
     job: Arc<Job>,
@@ -107,13 +99,13 @@ impl LlbBridge for Bridge {
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
         let job = self.job(request.metadata()).await?;
         let request = request.into_inner();
-        no_policies(&request.source_policies)?;
         let attributes = request.frontend_opt.clone().into_iter().collect();
         let wanted = solve::Wanted {
             frontend: &request.frontend,
             definition: request.definition.as_ref(),
             attributes: &attributes,
             inputs: &request.frontend_inputs,
+            policies: &crate::policies::read(&request.source_policies)?,
         };
         let result = solve::solve(self.daemon(), &job, &wanted).await?;
         if request.evaluate {
@@ -163,7 +155,6 @@ impl LlbBridge for Bridge {
         request: Request<ResolveImageConfigRequest>,
     ) -> Result<Response<ResolveImageConfigResponse>, Status> {
         let job = self.job(request.metadata()).await?;
-        no_policies(&request.get_ref().source_policies)?;
         Ok(Response::new(meta::image_config(&job, request.get_ref()).await?))
     }
 
@@ -172,7 +163,6 @@ impl LlbBridge for Bridge {
         request: Request<ResolveSourceMetaRequest>,
     ) -> Result<Response<ResolveSourceMetaResponse>, Status> {
         let job = self.job(request.metadata()).await?;
-        no_policies(&request.get_ref().source_policies)?;
         Ok(Response::new(meta::source(&job, request.into_inner()).await?))
     }
 

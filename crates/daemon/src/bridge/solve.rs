@@ -7,6 +7,7 @@ use std::sync::Arc;
 use builder::attestations::Making;
 use builder::frontends::questions::Answered;
 use builder::frontends::{Elsewhere, Made, Target, is_built_in};
+use builder::policy::Policy;
 use graph::{Graph, wire};
 use prost::Message;
 use proto::bridge::{self, Attestations, Ref, RefMap};
@@ -45,6 +46,8 @@ pub struct Wanted<'a> {
     pub attributes: &'a BTreeMap<String, String>,
     /// Graphs that the frontend may name.
     pub inputs: &'a HashMap<String, pb::Definition>,
+    /// What the graph's sources must keep to, beside the build's own policies.
+    pub policies: &'a [Policy],
 }
 
 /// Finds out what the result is made of.
@@ -53,6 +56,7 @@ pub async fn solve(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Resu
     match wanted.frontend {
         "" => {
             let graph = Arc::new(decode(wanted.definition)?);
+            let graph = job.build.let_through(graph, wanted.policies).map_err(|error| refusal::of(&error.into()))?;
             let making = Making { graph, origin: Arc::new(job.build.origin(None)), ..Making::default() };
             Ok(bridge::Result {
                 result: Some(bridge::result::Result::Ref(reference(job, making)?)),

@@ -78,6 +78,7 @@ pub fn request(wanted: &Wanted) -> SolveRequest {
         exporters: wanted.outputs.iter().map(exporter).collect(),
         entitlements: wanted.entitlements.clone(),
         internal: wanted.internal,
+        source_policy: crate::policies::message(&wanted.policies),
         ..Default::default()
     }
 }

@@ -19,7 +19,6 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) 
     if request.r#ref.is_empty() {
         return Err(Status::invalid_argument("a build without a reference"));
     }
-    bridge::no_policies(request.source_policy.as_slice())?;
     if !request.source_policy_session.is_empty() {
         return Err(Status::unimplemented(
             "sessions that decide on sources are not built yet: larder will not ignore one",
@@ -127,6 +126,7 @@ pub fn wanted(request: &SolveRequest) -> Result<Request, Status> {
         cache_to: request.cache.iter().filter(|_| !request.internal).flat_map(|c| &c.exports).map(cache).collect(),
         fail_on_miss: fail_on_miss.map(stages),
         entitlements: request.entitlements.clone(),
+        policies: crate::policies::read(request.source_policy.as_slice())?,
         internal: request.internal,
         traceparent: String::new(),
     })
@@ -180,6 +180,7 @@ async fn direct(daemon: &Daemon, job: &Arc<Job>, request: &SolveRequest) -> Resu
         definition: request.definition.as_ref(),
         attributes: &attributes,
         inputs,
+        policies: &[],
     };
     let result = bridge::solve::solve(daemon, job, &wanted).await?;
     bridge::result::export(job, &result).await

@@ -194,6 +194,8 @@ pub enum Fact {
         digest: Digest,
         /// The configuration.
         config: Box<ImageConfig>,
+        /// The name that it is had by, when that is another one than was asked about.
+        moved: Option<String>,
     },
     /// To `Ignore`.
     Patterns(Vec<String>),

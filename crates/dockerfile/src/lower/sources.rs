@@ -29,7 +29,8 @@ impl Lowering<'_> {
     /// An image as operation and configuration.
     pub fn image(&mut self, reference: &str, platform: &Platform, name: Option<&str>) -> Option<(Id, ImageConfig)> {
         let need = Need::Image { reference: reference.to_owned(), platform: platform.to_string() };
-        let (digest, config) = self.known(need)?;
+        let (digest, config, moved) = self.known(need)?;
+        let reference = moved.as_deref().unwrap_or(reference);
         let pinned = match Reference::parse(reference) {
             Ok(parsed) if parsed.digest.is_some() => reference.to_owned(),
             _ => format!("{reference}@{digest}"),
@@ -54,12 +55,12 @@ impl Lowering<'_> {
     }
 
     /// The image that a need is about; what nobody can be asked is an image of which nothing is known.
-    fn known(&mut self, need: Need) -> Option<(Digest, ImageConfig)> {
+    fn known(&mut self, need: Need) -> Option<(Digest, ImageConfig, Option<String>)> {
         match self.facts.get(&need) {
-            Some(Fact::Image { digest, config }) => Some((*digest, (**config).clone())),
+            Some(Fact::Image { digest, config, moved }) => Some((*digest, (**config).clone(), moved.clone())),
             Some(Fact::Unknown) => {
                 self.guessing = true;
-                Some((Digest::of(format!("{need:?}").as_bytes()), ImageConfig::default()))
+                Some((Digest::of(format!("{need:?}").as_bytes()), ImageConfig::default(), None))
             }
             _ => {
                 self.needs.entry(need).or_insert(self.place);
@@ -86,7 +87,7 @@ impl Lowering<'_> {
             NamedContext::Layout { store, reference } => {
                 let need =
                     Need::Layout { store: store.clone(), reference: reference.clone(), platform: platform.to_string() };
-                let (digest, config) = self.known(need)?;
+                let (digest, config, _) = self.known(need)?;
                 let familiar = Reference::parse(name).map(|r| r.repository());
                 let familiar = familiar.unwrap_or_else(|_| name.to_owned());
                 let attrs = BTreeMap::from([

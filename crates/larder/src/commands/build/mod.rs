@@ -9,6 +9,7 @@ pub mod csv;
 pub mod flags;
 mod metadata;
 mod outputs;
+pub mod policy;
 pub mod request;
 mod scope;
 

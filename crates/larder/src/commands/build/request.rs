@@ -2,14 +2,14 @@
 //! Nothing is built here; a wrong flag says what was expected.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use builder::build::Request;
 use graph::git::GitUrl;
 
 use super::call::Call;
 use super::flags::Flags;
-use super::{attest, caches, contexts, csv, outputs};
+use super::{attest, caches, contexts, csv, outputs, policy};
 use crate::client::LocalSession;
 use crate::client::secrets::Secret;
 use crate::client::ssh::Agent;
@@ -74,8 +74,16 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
         fail_on_miss: flags.fail_on_miss.clone(),
         internal: call.is_some(),
         entitlements: flags.allow.clone(),
+        policies: policies()?,
     };
     Ok(Plan { request, session, call, dockerfile: contexts::dockerfile(flags), warnings })
+}
+
+/// The source policy that the user has set, as for buildx.
+fn policies() -> Result<Vec<builder::policy::Policy>> {
+    let path = std::env::var_os("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY").filter(|path| !path.is_empty());
+    let policy = path.map(|path| policy::read(Path::new(&path))).transpose()?;
+    daemon::policies::read(policy.as_slice()).map_err(|status| status.message().to_owned())
 }
 
 fn is_over_ssh(context: &str) -> bool {

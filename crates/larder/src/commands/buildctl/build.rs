@@ -9,12 +9,13 @@ use ::daemon::client::{CacheOptions, CacheOptionsEntry, Definition, Exporter, Of
 use prost::Message;
 
 use super::connection::Connection;
-use super::{llb, policy};
+use super::llb;
 use crate::client::LocalSession;
 use crate::client::content::Folder;
 use crate::client::outputs::{Destination, WholeFile};
 use crate::client::secrets::Secret;
 use crate::client::ssh::Agent;
+use crate::commands::build::policy;
 use crate::commands::build::{caches, csv, request};
 use crate::commands::{Failure, place};
 use crate::progress::{Kind, Progress, Target};

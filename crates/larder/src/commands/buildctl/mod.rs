@@ -8,7 +8,6 @@ mod dial;
 mod held;
 mod histories;
 mod llb;
-mod policy;
 mod rows;
 mod template;
 mod workers;

@@ -1,4 +1,4 @@
-//! `--source-policy-file`: BuildKit's source policies in their JSON form, as messages. Who applies them is the daemon.
+//! Files of source policies in BuildKit's JSON form, as messages. Who applies them is not known here.
 
 use std::path::Path;
 
