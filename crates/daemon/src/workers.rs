@@ -106,6 +106,8 @@ const LLB: [&str; 72] = [
     "file.rm.nofollowsymlink",
     "file.rm.wildcard",
     "file.symlink.create",
+    "cache.gha",
+    "cache.s3",
     "constraints",
     "platform",
     "mergeop",

@@ -22,6 +22,7 @@ mod frontends;
 mod git;
 mod hostile;
 mod interrupted;
+mod jobs;
 mod kept;
 mod killed;
 mod kitchen;

@@ -6,6 +6,7 @@ mod client;
 pub mod docker_config;
 mod download;
 pub mod filter;
+pub mod gha;
 mod hosts;
 mod push;
 pub mod s3;

@@ -15,3 +15,4 @@ mod pull;
 mod push;
 mod scrub;
 mod served;
+mod service;

@@ -5,6 +5,7 @@
 
 pub mod base;
 pub mod faults;
+pub mod gha;
 pub mod registry;
 pub mod s3;
 pub mod tls;

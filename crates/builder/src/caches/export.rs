@@ -14,7 +14,7 @@ use store::layer::Recipe;
 
 use super::collect::{Collected, Found, collect};
 use super::place::{self, Place};
-use super::{Error, Import, Imports, Request, s3, tags};
+use super::{Error, Import, Imports, Request, gha, s3, tags};
 use crate::event::What;
 use crate::exporters::{assemble, options};
 use crate::{Work, blocking};
@@ -93,6 +93,7 @@ pub fn check(requests: &[Request], ambient: &Ambient) -> Result<(), Error> {
             "registry" => drop(place::reference(request)?),
             "local" => drop(request.required("dest")?),
             "s3" => drop(s3::Options::read(request, ambient)?),
+            "gha" => drop(gha::Options::read(request)?),
             "inline" => {}
             kind => return Err(place::unknown(kind)),
         }
@@ -106,6 +107,7 @@ pub fn title(kind: &str) -> &'static str {
         "registry" => "exporting cache to registry",
         "local" => "exporting cache to client directory",
         "s3" => "exporting cache to Amazon S3",
+        "gha" => "exporting to GitHub Actions Cache",
         _ => "exporting cache",
     }
 }

@@ -5,6 +5,7 @@
 mod collect;
 mod early;
 pub mod export;
+pub mod gha;
 mod import;
 mod known;
 mod of_build;
@@ -30,7 +31,7 @@ pub use remote::Remote;
 /// One `--cache-from` or `--cache-to`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// `registry`, `local`, `inline`, `s3`.
+    /// `registry`, `local`, `inline`, `s3`, `gha`.
     pub kind: String,
     /// BuildKit's attributes.
     pub attributes: BTreeMap<String, String>,
@@ -48,6 +49,7 @@ impl Request {
                 let name = self.attribute("name").unwrap_or("buildkit");
                 format!("s3://{}/{}{name}", part("bucket"), part("prefix"))
             }
+            "gha" => format!("gha:{}", self.attribute("scope").unwrap_or("buildkit")),
             kind => format!("{kind}:{place}"),
         }
     }

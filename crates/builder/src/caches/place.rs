@@ -11,7 +11,7 @@ use registry::Content;
 use store::Resource;
 
 use super::shelf::Shelf;
-use super::{Error, Request, s3};
+use super::{Error, Request, gha, s3};
 use crate::Work;
 use crate::session;
 use crate::sources::bytes::{ClientLogin, Origin};
@@ -48,8 +48,9 @@ impl Place {
                 folder(work, request.required("src")?, Some(digest)).await
             }
             "s3" => Ok(Place::Shelf(Arc::new(s3::Cache::new(&work.engine.registry, request, false)?))),
+            "gha" => Ok(Place::Shelf(Arc::new(gha::Cache::new(&work.engine.registry, request)?))),
             kind => {
-                let (kind, expected) = (kind.to_owned(), "registry, local or s3");
+                let (kind, expected) = (kind.to_owned(), "registry, local, s3 or gha");
                 Err(Error::UnknownKind { kind, doing: "read", expected })
             }
         }
@@ -61,6 +62,7 @@ impl Place {
             "registry" => Ok(Place::Registry(reference(request)?)),
             "local" => folder(work, request.required("dest")?, None).await,
             "s3" => Ok(Place::Shelf(Arc::new(s3::Cache::new(&work.engine.registry, request, true)?))),
+            "gha" => Ok(Place::Shelf(Arc::new(gha::Cache::new(&work.engine.registry, request)?))),
             kind => Err(unknown(kind)),
         }
     }
@@ -235,7 +237,7 @@ fn no_documents(shelf: &dyn Shelf) -> Error {
 
 /// A kind of cache that is not written.
 pub fn unknown(kind: &str) -> Error {
-    Error::UnknownKind { kind: kind.to_owned(), doing: "write", expected: "registry, local, s3 or inline" }
+    Error::UnknownKind { kind: kind.to_owned(), doing: "write", expected: "registry, local, s3, gha or inline" }
 }
 
 /// The reference that names a cache in a registry.

@@ -22,7 +22,7 @@ pub fn imports(
 ) -> Result<(Vec<Request>, Vec<String>), String> {
     let (mut requests, mut warnings) = (Vec::new(), Vec::new());
     for text in texts {
-        let request = parse(flag, text)?;
+        let Some(request) = in_job(parse(flag, text)?, flag) else { continue };
         let scoped = scoped(&request, flag, text)?;
         if let Some(scoped) = scoped {
             requests.extend(scoped);
@@ -54,7 +54,7 @@ pub fn imports(
 pub fn exports(flag: &str, texts: &[String], session: &mut LocalSession) -> Result<Vec<Request>, String> {
     let mut requests: Vec<Request> = Vec::new();
     for text in texts {
-        let mut request = parse(flag, text)?;
+        let Some(mut request) = in_job(parse(flag, text)?, flag) else { continue };
         // A build writes the nearest scope, and no other.
         if let Some(scoped) = scoped(&request, flag, text)?.and_then(|all| all.into_iter().next()) {
             request = scoped;
@@ -141,6 +141,28 @@ fn scoped(request: &Request, flag: &str, text: &str) -> Result<Option<Vec<Reques
         request
     };
     Ok(Some(scopes.0.iter().map(of).collect()))
+}
+
+/// Says in a request for GitHub's cache service what a job's surroundings say of it. Outside of a job there is no such cache:
+/// the same command may be run by hand.
+fn in_job(mut request: Request, flag: &str) -> Option<Request> {
+    if request.kind != "gha" {
+        return Some(request);
+    }
+    for (name, variable) in [("token", "ACTIONS_RUNTIME_TOKEN"), ("url_v2", "ACTIONS_RESULTS_URL")] {
+        let value = std::env::var(variable).ok().filter(|value| !value.is_empty());
+        if let Some(value) = value.filter(|_| !request.attributes.contains_key(name)) {
+            request.attributes.insert(name.to_owned(), value);
+        }
+    }
+    let has = |name: &str| request.attributes.contains_key(name);
+    if has("token") && (has("url_v2") || has("url")) {
+        return Some(request);
+    }
+    eprintln!(
+        "warning: {flag} type=gha is left out: this is no job of GitHub Actions that hands ACTIONS_RUNTIME_TOKEN and ACTIONS_RESULTS_URL to its steps"
+    );
+    None
 }
 
 /// `type=…,key=value,…`, or the reference of a registry.
