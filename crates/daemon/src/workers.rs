@@ -46,7 +46,7 @@ const FRONTEND: [&str; 28] = [
     "moby.buildkit.frontend.subrequests",
 ];
 
-const LLB: [&str; 72] = [
+const LLB: [&str; 74] = [
     "source.ocilayout",
     "source.image",
     "source.image.checksum",
