@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Build an image from a Dockerfile
 #[derive(clap::Args, Debug, Default)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_override_self = true)]
 pub struct Flags {
     /// Directory, git URL, http(s) URL of a tar, or `-` for a tar (or Dockerfile) on standard input
     #[arg(value_name = "PATH|URL|-")]
@@ -206,3 +206,24 @@ Exit codes:
   2  the command line or the Dockerfile is wrong
   3  --fail-on-miss: something had to run
   130  interrupted";
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: super::Flags,
+    }
+
+    #[test]
+    fn as_gos_flags_are_given() {
+        let line =
+            ["x", "--progress", "plain", "--progress=none", "--push=true", "--pull=false", "-t", "a", "-t", "b", "."];
+        let flags = Line::try_parse_from(line).unwrap().flags;
+        assert_eq!((flags.progress.as_str(), flags.push, flags.pull), ("none", true, false));
+        assert_eq!((flags.tag.len(), flags.context.as_str()), (2, "."));
+        assert!(Line::try_parse_from(["x", "--push=perhaps", "."]).is_err());
+    }
+}
