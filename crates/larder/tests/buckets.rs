@@ -40,7 +40,10 @@ impl Stall {
     fn build_in(&self, store: &str, args: &[&str]) -> Ran {
         let (root, context) = (self.kitchen.path(store), self.kitchen.context());
         if !root.exists() {
-            let base = testkit::base::tar(self.kitchen.path("").as_path()).unwrap();
+            // Builds start at the same time: each makes a base of its own.
+            let folder = self.kitchen.path(&format!("{store}-base"));
+            std::fs::create_dir(&folder).unwrap();
+            let base = testkit::base::tar(&folder).unwrap();
             self.kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
         }
         let mut all = vec!["build", "--progress", "plain"];

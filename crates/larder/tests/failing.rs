@@ -40,7 +40,7 @@ fn flags_that_are_wrong() {
         (vec!["-o", "type=soup"], "`soup` is not an output type"),
         (vec!["--target", "nope"], "target stage \"nope\" could not be found"),
         (vec!["--platform", "no/such/thing/here"], "is not a platform"),
-        (vec!["--cache-to", "type=gha"], "`gha` is not a cache that larder can write"),
+        (vec!["--cache-to", "type=azblob"], "`azblob` is not a cache that larder can write"),
         (vec!["--cache-to", "type=registry"], "needs ref=…"),
         (vec!["--cache-to", "type=inline,mode=most"], "expected min or max"),
     ] {

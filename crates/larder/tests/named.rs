@@ -330,7 +330,9 @@ fn a_whole_configuration_acts_or_says_why_not() {
         ("x = ", "is wrong"),
     ] {
         write(text);
-        let ran = Ran::of(named.command("buildkitd", &flag).output().unwrap());
+        let root = kitchen.path("never-opened");
+        let args = [&flag[..], &["--root", root.to_str().unwrap()]].concat();
+        let ran = Ran::of(named.command("buildkitd", &args).output().unwrap());
         assert!(ran.code == 2 && ran.stderr.contains(why), "{why}: {}", ran.stderr);
     }
 }

@@ -80,7 +80,7 @@ fn files_beside_the_output() {
     let args = ["-t", "app", "--iidfile", iid.to_str().unwrap(), "--metadata-file", metadata.to_str().unwrap()];
     kitchen.build(&args).ok();
     let value: serde_json::Value = serde_json::from_slice(&std::fs::read(metadata).unwrap()).unwrap();
-    assert_eq!(value["containerimage.digest"].as_str().unwrap(), std::fs::read_to_string(iid).unwrap());
+    assert_eq!(value["containerimage.config.digest"].as_str().unwrap(), std::fs::read_to_string(iid).unwrap());
     assert_eq!(value["image.name"], "docker.io/library/app:latest");
     let saved = kitchen.path("saved.tar");
     kitchen.larder(&["image", "save", "app", "-o", saved.to_str().unwrap()]).ok();
