@@ -29,7 +29,7 @@ pub fn digest(node: &Node) -> Result<Digest> {
     Ok(hasher.finish())
 }
 
-/// A file of a mirror, hashed while its bytes come: what [`digest`] gives for it, without reading it again. It has no
+/// A file of a mirror, hashed while its bytes come: what `digest` gives for it, without reading it again. It has no
 /// extended attributes, and its owner does not count.
 pub struct Coming {
     hasher: Hasher,

@@ -62,7 +62,7 @@ pub struct Flags {
     /// Allow extra privileged entitlement, e.g. network.host, security.insecure, device
     #[arg(long, value_name = "ENTITLEMENT")]
     allow: Vec<String>,
-    /// Allow forwarding SSH agent to the builder. Format default|<id>[=<socket>|<key>[,<key>]]
+    /// Allow forwarding SSH agent to the builder. Format: default, ID, ID=SOCKET or ID=KEY,KEY
     #[arg(long, value_name = "SSH")]
     ssh: Vec<String>,
     /// Output build metadata (e.g., image digest) to a file as JSON

@@ -91,7 +91,7 @@ macro_rules! worker_flags {
             #[arg(id = concat!($worker, "-gc"), long = concat!($worker, "-worker-gc"), num_args = 0..=1,
                 default_missing_value = "true", require_equals = true)]
             gc: Option<bool>,
-            /// Amount of storage GC keep locally, format "Reserved[,Free[,Maximum]]" (MB)
+            /// Amount of storage GC keep locally, in MB: Reserved, or Reserved,Free or Reserved,Free,Maximum
             #[arg(id = concat!($worker, "-keep"), long = concat!($worker, "-worker-gc-keepstorage"), value_name = "MB")]
             keep: Option<String>,
             /// limit the number of parallel build steps that can run at the same time
