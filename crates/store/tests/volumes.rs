@@ -1,5 +1,6 @@
 //! Volumes: who shares, who waits, who gets one of his own.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -33,20 +34,20 @@ fn contents_stay_from_use_to_use() {
 #[test]
 fn retired_ones_are_found_by_nobody_and_go_with_their_last_user() {
     let (_root, store) = new();
-    let ids = |store: &Store| store.volumes().list().unwrap().into_iter().map(|info| info.id).collect::<Vec<_>>();
+    let ids = |store: &Store| store.volumes().list().unwrap().into_iter().map(|info| info.id).collect::<BTreeSet<_>>();
     let other = take(&store, "other", Sharing::Shared).id();
     drop(take(&store, "c", Sharing::Shared));
     let used = take(&store, "c", Sharing::Shared);
     let free = take(&store, "c", Sharing::Private).id();
     store.volumes().retire(&["c".to_owned()].into()).unwrap();
-    assert_eq!(ids(&store), [other, used.id()]);
+    assert_eq!(ids(&store), [other, used.id()].into());
     assert!(used.path().exists() && !ids(&store).contains(&free));
     let next = take(&store, "c", Sharing::Locked);
     assert!(next.fresh() && next.id() != used.id());
     let path = used.path().to_owned();
     drop(used);
     assert!(!path.exists());
-    assert_eq!(ids(&store), [other, next.id()]);
+    assert_eq!(ids(&store), [other, next.id()].into());
 }
 
 #[test]
