@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 import time
 
+from table import make_base
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--larder", required=True)
 parser.add_argument("--rounds", type=int, default=3)
@@ -56,13 +58,7 @@ def write(path, data):
 
 def prepare():
     base = os.path.join(WORK, "base")
-    for folder in ("bin", "etc", "tmp", "root", "proc", "sys", "dev"):
-        os.makedirs(os.path.join(base, folder))
-    shutil.copy("/bin/busybox", os.path.join(base, "bin/busybox"))
-    for applet in subprocess.check_output(["/bin/busybox", "--list"], text=True).split():
-        if applet != "busybox":
-            os.symlink("busybox", os.path.join(base, "bin", applet))
-    sh("tar", "-C", base, "-cf", base + ".tar", ".")
+    make_base(base)
     env = dict(os.environ, LARDER_ROOT=os.path.join(WORK, "first"))
     sh(options.larder, "image", "import", "base", base + ".tar", env=env)
     sh(options.larder, "image", "save", "base", "-o", LAYOUT + ".tar", env=env)

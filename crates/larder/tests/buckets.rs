@@ -38,14 +38,7 @@ impl Stall {
 
     /// Builds in a store, with the keys in the surroundings.
     fn build_in(&self, store: &str, args: &[&str]) -> Ran {
-        let (root, context) = (self.kitchen.path(store), self.kitchen.context());
-        if !root.exists() {
-            // Builds start at the same time: each makes a base of its own.
-            let folder = self.kitchen.path(&format!("{store}-base"));
-            std::fs::create_dir(&folder).unwrap();
-            let base = testkit::base::tar(&folder).unwrap();
-            self.kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
-        }
+        let (root, context) = (self.kitchen.other(store), self.kitchen.context());
         let mut all = vec!["build", "--progress", "plain"];
         all.extend(args);
         all.push(context.to_str().unwrap());

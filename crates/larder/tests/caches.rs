@@ -187,11 +187,7 @@ fn through_a_registry_and_back() {
 
     // Another machine has the base and the source, and nothing else.
     let other = |store: &str, args: &[&str]| {
-        let root = kitchen.path(store);
-        if !root.exists() {
-            let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
-            kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
-        }
+        let root = kitchen.other(store);
         let context = kitchen.context();
         let mut all = vec!["build", "--progress", "plain"];
         all.extend(args);
@@ -233,11 +229,9 @@ fn a_failed_build_keeps_what_succeeded() {
     drop(served);
     build(&to("here"), &|args| kitchen.build(args));
     kitchen.write("Dockerfile", "FROM base\nRUN echo long > /long\nRUN true\n");
-    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
     for (number, how) in ["here", "daemon"].into_iter().enumerate() {
         for (kind, from) in [("registry", registry(how)), ("folder", folder(how, "src"))] {
-            let other = kitchen.path(&format!("other-{kind}-{number}"));
-            kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+            let other = kitchen.other(&format!("other-{kind}-{number}"));
             let context = kitchen.context();
             let args = ["build", "--progress", "plain", "--cache-from", &from, context.to_str().unwrap()];
             let ran = kitchen.larder_in(&other, &args).ok();
@@ -311,9 +305,7 @@ fn an_upload_that_a_registry_began_in_place_of_a_mount_is_used() {
     let to = |name: &str| format!("type=registry,ref={}/{name},ignore-error=false", proxy.host);
     kitchen.build(&["--cache-to", &to("one"), "-o", "type=cacheonly"]).ok();
     // Another store knows the cache; its layers are gone from where it lies when they are to be taken over.
-    let root = kitchen.path("other");
-    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
-    kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    let root = kitchen.other("other");
     let build = |from: &str, to: &str| {
         let context = kitchen.context();
         let (from, args) = (format!("{}/{from}", proxy.host), ["build", "--progress", "plain", "--cache-from"]);
@@ -350,9 +342,7 @@ fn a_daemon_remembers_what_a_registry_has_and_what_it_has_not() {
     let proxy = testkit::faults::start(&registry.host);
     let from = format!("{}/cache", proxy.host);
     let to = format!("type=registry,ref={from},mode=max,ignore-error=false");
-    let other = kitchen.path("other");
-    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
-    kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    let other = kitchen.other("other");
     kitchen.write("Dockerfile", "FROM base\nRUN echo one > /one\n");
     let build_elsewhere = || {
         let context = kitchen.context();
@@ -391,9 +381,7 @@ fn a_blob_that_many_builds_want_comes_once() {
     let proxy = testkit::faults::start(&registry.host);
     let from = format!("{}/cache", proxy.host);
     let to = format!("type=registry,ref={from},mode=max,ignore-error=false");
-    let other = kitchen.path("other");
-    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
-    kitchen.larder_in(&other, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    let other = kitchen.other("other");
     kitchen.write("Dockerfile", "FROM base\nRUN echo one > /one\n");
     let context = kitchen.context();
     let args = ["build", "-q", "--cache-to", &to, "-o", "type=cacheonly", context.to_str().unwrap()];

@@ -38,6 +38,7 @@ fn flags_that_are_wrong() {
         (vec!["--secret", "colour=red"], "unknown key `colour`"),
         (vec!["-o", "type=tar"], "dest=FILE is missing"),
         (vec!["-o", "type=soup"], "`soup` is not an output type"),
+        (vec!["--allow", "network.hots"], "unknown entitlement network.hots"),
         (vec!["--target", "nope"], "target stage \"nope\" could not be found"),
         (vec!["--platform", "no/such/thing/here"], "is not a platform"),
         (vec!["--cache-to", "type=azblob"], "`azblob` is not a cache that larder can write"),

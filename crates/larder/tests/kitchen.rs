@@ -31,6 +31,19 @@ impl Kitchen {
         Some(kitchen)
     }
 
+    /// Another machine's store, which has the base and nothing else; as it is when it is there already.
+    pub fn other(&self, store: &str) -> PathBuf {
+        let root = self.path(store);
+        if !root.exists() {
+            // Several may be made at the same time: each is made from an archive of its own.
+            let folder = self.path(&format!("{store}-base"));
+            std::fs::create_dir(&folder).unwrap();
+            let base = testkit::base::tar(&folder).unwrap();
+            self.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
+        }
+        root
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

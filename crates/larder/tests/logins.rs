@@ -110,7 +110,8 @@ fn tokens_of_a_token_service() {
     let host = &registry.host;
     let image = format!("{host}/team/app:1");
     assert_eq!(push(&kitchen, &image).code, 1, "who gives no name may only read");
-    assert!(tokens.seen().iter().all(|line| line.starts_with("nobody repository:team/app:")));
+    let seen = tokens.seen();
+    assert!(seen.iter().all(|line| line.starts_with("nobody repository:team/app:")), "{seen:?}");
     with_auth(&kitchen, host, "wrong");
     let refused = push(&kitchen, &image);
     assert!(refused.code == 1 && refused.stderr.contains("401"), "{}", refused.stderr);

@@ -78,6 +78,10 @@ fn serve(stream: TcpStream, signer: &Signer, seen: &Mutex<Vec<String>>) -> std::
         }
         lines.push(line.trim_end().to_owned());
     }
+    // Who only looked whether somebody listens at this port asked for nothing.
+    if lines.is_empty() {
+        return Ok(());
+    }
     let header = |name: &str| {
         let found = lines.iter().filter_map(|line| line.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.to_owned())

@@ -80,7 +80,7 @@ pub struct Flags {
     #[arg(long, value_name = "SSH")]
     pub ssh: Vec<String>,
     /// Allow more than a step usually may (`network.host`, `security.insecure`)
-    #[arg(long, value_name = "ENTITLEMENT")]
+    #[arg(long, value_name = "ENTITLEMENT", value_parser = entitlement)]
     pub allow: Vec<String>,
     /// Line for the steps' /etc/hosts (`host:ip` or `host=ip`)
     #[arg(long, value_name = "HOST:IP")]
@@ -124,6 +124,15 @@ pub struct Flags {
     pub builder: Option<String>,
     #[command(flatten)]
     pub old: Old,
+}
+
+/// What `--allow` names; a misspelt one would only show at the step that needs it.
+fn entitlement(text: &str) -> Result<String, String> {
+    match text {
+        "network.host" | "security.insecure" => Ok(text.to_owned()),
+        "device" => Err("larder gives steps no devices of the machine".to_owned()),
+        other => Err(format!("unknown entitlement {other}: expected network.host or security.insecure")),
+    }
 }
 
 impl Flags {
