@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 
-from table import make_base
+from base import make_base
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--larder", required=True)

@@ -13,6 +13,7 @@ import tempfile
 import time
 
 import records
+from base import make_base
 from tools import PEERS, Failed, Larder, NotTaken, missing
 from workloads import WORKLOADS, Bench
 
@@ -33,19 +34,6 @@ def arguments():
     if wrong := [row for row in options.rows if row not in names]:
         parser.error(f"no such rows: {', '.join(wrong)}")
     return options
-
-
-def make_base(base):
-    """An image of this machine's static busybox."""
-    for folder in ("bin", "etc", "tmp", "root", "proc", "sys", "dev"):
-        os.makedirs(os.path.join(base, folder))
-    shutil.copy("/bin/busybox", os.path.join(base, "bin/busybox"))
-    for applet in subprocess.check_output(["/bin/busybox", "--list"], text=True).split():
-        if applet != "busybox":
-            os.symlink("busybox", os.path.join(base, "bin", applet))
-    with open(os.path.join(base, "etc/passwd"), "w") as file:
-        file.write("root:x:0:0:root:/root:/bin/sh\n")
-    subprocess.run(["tar", "-C", base, "-cf", base + ".tar", "."], check=True)
 
 
 def cell(measure):
