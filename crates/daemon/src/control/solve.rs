@@ -11,7 +11,7 @@ use proto::control::{CacheOptionsEntry, SolveRequest, SolveResponse};
 use tonic::Status;
 
 use crate::jobs::{Job, Log, Running};
-use crate::session::{Form, Port};
+use crate::session::{Client, Form, Port};
 use crate::{Daemon, bridge, history, refusal};
 
 /// Builds.
@@ -26,6 +26,17 @@ pub async fn solve(daemon: &Daemon, request: SolveRequest, traceparent: String) 
     }
     refuse(daemon, &request.entitlements)?;
     let client = daemon.sessions.find(&request.session).await?;
+    let answer = build(daemon, client.clone(), request, traceparent).await;
+    client.settled().await;
+    answer
+}
+
+async fn build(
+    daemon: &Daemon,
+    client: Arc<Client>,
+    request: SolveRequest,
+    traceparent: String,
+) -> Result<SolveResponse, Status> {
     let wanted = Request { traceparent, ..wanted(&request)? };
     let elsewhere = wanted
         .attributes
