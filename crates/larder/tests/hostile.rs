@@ -11,6 +11,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use crate::buildx::each;
+use crate::kitchen::Kitchen;
+use crate::served::Served;
 
 async fn connect(socket: PathBuf) -> Channel {
     let connector = tower::service_fn(move |_| {
@@ -37,14 +39,17 @@ fn source(identifier: &str) -> Vec<u8> {
 
 /// What the daemon answers to a graph, in a session that offers nothing.
 async fn solve(channel: &Channel, definition: pb::Definition, name: &str) -> Result<(), Status> {
+    ask(channel, name, SolveRequest { definition: Some(definition), ..SolveRequest::default() }).await
+}
+
+/// The answer to a request in a session whose client is silent.
+async fn ask(channel: &Channel, name: &str, request: SolveRequest) -> Result<(), Status> {
     let mut control = ControlClient::new(channel.clone());
     let session = format!("session-{name}");
     let mut opened = Request::new(tokio_stream::pending::<BytesMessage>());
     opened.metadata_mut().insert("x-docker-expose-session-uuid", session.parse().unwrap());
     let _open = control.session(opened).await?;
-    let r#ref = name.to_owned();
-    let request = SolveRequest { r#ref, session, definition: Some(definition), ..SolveRequest::default() };
-    control.solve(request).await.map(drop)
+    control.solve(SolveRequest { r#ref: name.to_owned(), session, ..request }).await.map(drop)
 }
 
 #[test]
@@ -70,12 +75,38 @@ fn hostile_graphs_are_refused_one_by_one() {
             ("negative output", graph(&[source("docker-image://base"), op(&[&here], -7)])),
             ("unknown capability", needing),
         ];
-        for (name, definition) in cases {
-            let answer = runtime.block_on(solve(&channel, definition, name)).expect_err(name);
+        let asked = cases.map(|(name, definition)| {
+            let channel = &channel;
+            async move { (name, solve(channel, definition, name).await) }
+        });
+        for (name, answer) in runtime.block_on(futures_util::future::join_all(asked)) {
+            let answer = answer.expect_err(name);
             assert!(!answer.message().is_empty(), "{name}");
             assert!(!matches!(answer.code(), Code::Internal | Code::Unavailable | Code::Cancelled), "{name}: {answer}");
         }
         kitchen.write("Dockerfile", "FROM base\nRUN true\n");
         daemon.build(&[]).ok();
+    });
+}
+
+/// BuildKit's client closes its session at the answer, and spoils what still comes over it: a call that takes no time is
+/// answered after the session's connection has begun, and one day also when the client never says a word.
+#[test]
+fn no_answer_overtakes_the_session() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let Some(kitchen) = Kitchen::new() else { return };
+    let _served = Served::start(&kitchen, None, &[]);
+    runtime.block_on(async {
+        let channel = connect(kitchen.root().join("larder.sock")).await;
+        let describe = ("requestid".to_owned(), "frontend.subrequests.describe".to_owned());
+        let request = SolveRequest {
+            frontend: "dockerfile.v0".to_owned(),
+            frontend_attrs: [describe].into(),
+            ..SolveRequest::default()
+        };
+        let mut answer = std::pin::pin!(ask(&channel, "silent", request));
+        let soon = tokio::time::timeout(std::time::Duration::from_millis(300), &mut answer).await;
+        assert!(soon.is_err(), "answered before the session's connection has begun: {soon:?}");
+        answer.await.unwrap();
     });
 }
