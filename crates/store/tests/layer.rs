@@ -1,9 +1,12 @@
 //! Layers packed and unpacked: hostile archives stay inside, and a layer keeps its bytes through a round trip.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
-use store::layer::{Compression, Recipe, pack, unpack};
+use store::layer::{Compression, Recipe, changes, pack, unpack};
+use store::view::View;
+use store::{SnapshotId, Store};
 
 use crate::new;
 
@@ -107,4 +110,92 @@ fn a_round_trip_keeps_the_bytes() {
         assert_eq!(pack(&store, again.snapshot, &recipe).unwrap(), packed, "{compression:?}");
         assert_eq!(*diff.get_or_insert(packed.diff_id), packed.diff_id);
     }
+}
+
+/// A snapshot whose own layer `fill` writes, as overlay would have it.
+fn layer(store: &Store, parent: Option<SnapshotId>, fill: impl FnOnce(&Path)) -> SnapshotId {
+    let draft = store.snapshots().begin(parent).unwrap();
+    fill(draft.upper());
+    draft.commit().unwrap()
+}
+
+/// All paths of a layer's folder; a whiteout has `-` before it, a directory `/` after it.
+fn listed(store: &Store, id: SnapshotId) -> Vec<String> {
+    fn walk(folder: &Path, prefix: &str, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let entry = entry.unwrap();
+            let (name, data) = (entry.file_name().into_string().unwrap(), fs::symlink_metadata(entry.path()).unwrap());
+            if data.is_dir() {
+                found.push(format!("{prefix}{name}/"));
+                walk(&entry.path(), &format!("{prefix}{name}/"), found);
+            } else {
+                let gone = if data.file_type().is_char_device() { "-" } else { "" };
+                found.push(format!("{gone}{prefix}{name}"));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&store.snapshots().dir(id), "", &mut found);
+    found.sort();
+    found
+}
+
+#[test]
+fn what_a_tree_has_over_another() {
+    let (_root, store) = new();
+    let write = |path: PathBuf, text: &str| fs::write(path, text).unwrap();
+    let lower = layer(&store, None, |at| {
+        fs::create_dir(at.join("d")).unwrap();
+        write(at.join("d/kept"), "kept");
+        write(at.join("d/gone"), "gone");
+        write(at.join("same"), "same");
+        write(at.join("file"), "file");
+    });
+    let upper = layer(&store, None, |at| {
+        fs::create_dir_all(at.join("d")).unwrap();
+        fs::hard_link(store.snapshots().dir(lower).join("d/kept"), at.join("d/kept")).unwrap();
+        fs::hard_link(store.snapshots().dir(lower).join("same"), at.join("same")).unwrap();
+        fs::create_dir(at.join("file")).unwrap();
+        write(at.join("file/new"), "new");
+        fs::hard_link(at.join("file/new"), at.join("other name")).unwrap();
+    });
+    let view = |id| View::of_layers(store.snapshots().layers(id).unwrap());
+    let made = store.snapshots().begin(None).unwrap();
+    changes::between(&view(lower), &view(upper), &made).unwrap();
+    let made = made.commit().unwrap();
+    assert_eq!(listed(&store, made), ["-d/gone", "d/", "file/", "file/new", "other name"]);
+    let inode = |path: &str| fs::metadata(store.snapshots().dir(made).join(path)).unwrap().ino();
+    assert_eq!(inode("file/new"), inode("other name"), "several names of one file stay one");
+    let emptied = store.snapshots().begin(None).unwrap();
+    changes::between(&view(lower), &View::empty(), &emptied).unwrap();
+    assert_eq!(listed(&store, emptied.commit().unwrap()), ["-d", "-file", "-same"]);
+}
+
+#[test]
+fn a_layer_laid_elsewhere_says_only_what_it_changed() {
+    let (_root, store) = new();
+    let base = layer(&store, None, |at| {
+        fs::create_dir(at.join("hidden")).unwrap();
+        fs::write(at.join("hidden/old"), "old").unwrap();
+        fs::write(at.join("moved"), "moved").unwrap();
+    });
+    let plain = layer(&store, Some(base), |at| fs::write(at.join("new"), "new").unwrap());
+    let mixed = layer(&store, Some(base), |at| {
+        fs::create_dir(at.join("hidden")).unwrap();
+        store::canvas::set_opaque(&at.join("hidden")).unwrap();
+        fs::write(at.join("hidden/new"), "new").unwrap();
+        // What was moved away and back is in the layer, and is what it was.
+        fs::copy(store.snapshots().dir(base).join("moved"), at.join("moved")).unwrap();
+        let time = fs::metadata(store.snapshots().dir(base).join("moved")).unwrap().modified().unwrap();
+        fs::File::options().write(true).open(at.join("moved")).unwrap().set_modified(time).unwrap();
+        store::canvas::whiteout(&at.join("nothing beneath")).unwrap();
+    });
+    let lay = |id| {
+        let draft = store.snapshots().begin(None).unwrap();
+        let whole = changes::of_layer(&store, id, &draft).unwrap();
+        (listed(&store, draft.commit().unwrap()), whole)
+    };
+    assert_eq!(lay(plain), (vec!["new".to_owned()], true));
+    let expected = ["-hidden/old", "-nothing beneath", "hidden/", "hidden/new"].map(str::to_owned).to_vec();
+    assert_eq!(lay(mixed), (expected, false));
 }

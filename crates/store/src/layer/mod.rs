@@ -1,6 +1,7 @@
 //! Layers of images: the changes of a snapshot as a tar, hashed and compressed in one pass; and back.
 //! Reproducible: the same files give the same bytes on every machine. It never talks to a registry.
 
+pub mod changes;
 mod compress;
 mod modest;
 mod pack;

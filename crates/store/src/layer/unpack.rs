@@ -363,7 +363,11 @@ fn set_xattrs(entry: &mut tar::Entry<'_, &mut dyn Read>, place: &Path) -> Result
 
 fn device(entry: &tar::Entry<'_, &mut dyn Read>, kind: EntryType, place: &Path) -> io::Result<()> {
     let header = entry.header();
-    let (major, minor) = (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+    let (major, minor) = match kind {
+        // Some writers leave a pipe's numbers out.
+        EntryType::Fifo => (0, 0),
+        _ => (header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0)),
+    };
     let node = Node::device(
         match kind {
             EntryType::Char => Kind::Char,
