@@ -85,6 +85,9 @@ pub struct Warning {
     pub detail: Vec<String>,
     /// Page about the rule.
     pub url: String,
+    /// The higher, the less it is for everybody; 0 is 1, which is everybody.
+    #[serde(default)]
+    pub level: u32,
     /// File it is about.
     pub file: String,
     /// Lines from 1: first and last.

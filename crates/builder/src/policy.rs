@@ -24,7 +24,9 @@ pub enum Error {
     Denied { identifier: String },
     #[error("too many mutations on a single source: the policy turns {identifier} round and round")]
     Circle { identifier: String },
-    #[error("the source policy makes {identifier} another source, and does not say which")]
+    #[error(
+        "missing destination for convert rule: the source policy makes {identifier} another source, and does not say which"
+    )]
     NoUpdate { identifier: String },
     #[error("the source policy has a pattern that can't be read, `{pattern}`: {reason}")]
     Pattern { pattern: String, reason: String },

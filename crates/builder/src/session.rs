@@ -23,7 +23,9 @@ pub enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("can't write {path} on the client's side: {source}")]
     Write { path: PathBuf, source: std::io::Error },
-    #[error("the client has no SSH agent or key under the id `{id}`: start an agent, or pass --ssh {id}=PATH")]
+    #[error(
+        "unset ssh forward key {id}: no SSH key or agent of the client's has that id: start an agent, or pass --ssh {id}=PATH"
+    )]
     NoSshAgent { id: String },
     #[error(
         "the client offers no content under `{store}`: an OCI layout is passed with --build-context NAME=oci-layout://PATH, a folder for a cache with dest=PATH or src=PATH"

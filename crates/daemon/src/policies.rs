@@ -15,7 +15,7 @@ pub fn read(policies: &[policy::Policy]) -> Result<Vec<Policy>, Status> {
 }
 
 fn unknown(what: &str, number: i32) -> Status {
-    Status::invalid_argument(format!("the source policy has {what} {number}, which larder does not know"))
+    Status::invalid_argument(format!("the source policy has {what} of an unknown type: {number}"))
 }
 
 fn rule(rule: &policy::Rule) -> Result<Rule, Status> {

@@ -46,7 +46,7 @@ const FRONTEND: [&str; 28] = [
     "moby.buildkit.frontend.subrequests",
 ];
 
-const LLB: [&str; 74] = [
+const LLB: [&str; 76] = [
     "source.ocilayout",
     "source.image",
     "source.image.checksum",
@@ -61,7 +61,9 @@ const LLB: [&str; 74] = [
     "source.local.sharedkeyhint",
     "source.local.unique",
     "source.http",
+    "source.http.auth",
     "source.http.checksum",
+    "source.http.header",
     "source.http.perm",
     "soruce.http.uidgid",
     "source.git",

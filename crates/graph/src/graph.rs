@@ -33,6 +33,8 @@ pub enum Error {
         "operation {operation} has no kind that this version knows (source, exec, file, merge, diff, build, passthrough)"
     )]
     NoKind { operation: Digest },
+    #[error("operation {operation} has an invalid security mode {mode}: expected 0 (sandbox) or 1 (insecure)")]
+    BadSecurity { operation: Digest, mode: i32 },
     #[error("a graph of one operation is invalid: the last operation must name the result")]
     OneOperation,
     #[error("the last operation of the graph must have exactly one input, the result; it has {inputs}")]
@@ -196,8 +198,12 @@ impl GraphBuilder {
             known.metadata.caps.extend(metadata.caps);
             return Ok(());
         }
-        if op.op.is_none() {
-            return Err(Error::NoKind { operation: digest });
+        match &op.op {
+            None => return Err(Error::NoKind { operation: digest }),
+            Some(wire::op::Op::Exec(exec)) if !matches!(exec.security, 0 | 1) => {
+                return Err(Error::BadSecurity { operation: digest, mode: exec.security });
+            }
+            Some(_) => {}
         }
         let inputs = op.inputs.iter().map(|i| self.edge(digest, i)).collect::<Result<Vec<_>, _>>()?;
         self.index.insert(digest, self.order.len());

@@ -17,10 +17,13 @@ impl Place {
         Place { file, ranges: lines.map(ranges).unwrap_or_default() }
     }
 
-    /// First and last line, from 1.
+    /// First and last line, from 1. A range without an end is one line.
     pub fn lines(&self) -> Option<(u32, u32)> {
         let number = |place: &Option<Position>| u32::try_from(place.as_ref()?.line).ok().filter(|line| *line > 0);
-        let lines = self.ranges.iter().filter_map(|range| Some((number(&range.start)?, number(&range.end)?)));
+        let lines = self.ranges.iter().filter_map(|range| {
+            let start = number(&range.start)?;
+            Some((start, number(&range.end).unwrap_or(start)))
+        });
         lines.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 }

@@ -113,7 +113,7 @@ fn the_agent_of_the_user() {
     // A step that wants an agent says so when there is none.
     let ran = kitchen.build(&["--no-cache"]);
     assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("no SSH agent or key under the id `default`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("unset ssh forward key default: no SSH key or agent"), "{}", ran.stderr);
 }
 
 #[test]

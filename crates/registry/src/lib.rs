@@ -15,7 +15,7 @@ mod trust;
 
 pub use auth::Login;
 pub use client::{Client, Content};
-pub use download::Download;
+pub use download::{Download, Headers, host_of};
 pub use hosts::Host;
 pub use push::Upload;
 pub use trust::Trust;
@@ -34,6 +34,8 @@ pub enum Error {
     Denied { host: String, reference: String, status: u16 },
     #[error("{host} answered {status} for {what}: {body}")]
     Status { host: String, what: String, status: u16, body: String },
+    #[error("the header {name} can't be sent: it has bytes that no header may have")]
+    Header { name: String },
     #[error("{what} from {host} is damaged: expected {expected}, got {found}")]
     WrongDigest { host: String, what: String, expected: String, found: String },
     #[error("no credentials for {host}: {reason}")]

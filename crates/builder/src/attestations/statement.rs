@@ -175,7 +175,10 @@ impl Given {
     pub fn read(&self, view: &View) -> Result<Vec<Attestation>, Error> {
         let path = view.resolve(&Path::new("/").join(graph::pattern::clean(&self.path)))?;
         if !self.bundle {
-            let said = serde_json::from_slice(&file(view, &path)?).map_err(|e| wrong(&path, &e.to_string()))?;
+            let bytes = file(view, &path)?;
+            // A file that says nothing is no predicate, and the statement stands all the same.
+            let said = if bytes.is_empty() { Ok(Value::Null) } else { serde_json::from_slice(&bytes) };
+            let said = said.map_err(|e| wrong(&path, &e.to_string()))?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             return Ok(vec![self.attestation(name, self.predicate.clone(), self.about.clone(), said)?]);
         }

@@ -58,16 +58,17 @@ struct Layout {
 impl Layout {
     fn of(export: &Export<'_>, options: &Options, image: &Image) -> Result<Layout, Error> {
         let mut manifests = Vec::new();
+        let mut target = image.target.clone();
+        target.annotations = options.annotations(Place::IndexDescriptor, &export.results[0].platform);
         for name in &options.names {
-            let mut descriptor = image.target.clone();
-            descriptor.annotations = options.annotations(Place::IndexDescriptor, &export.results[0].platform);
+            let mut descriptor = target.clone();
             let tag = name.tag.clone().unwrap_or_default();
             descriptor.annotations.insert("io.containerd.image.name".to_owned(), name.to_string());
             descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag);
             manifests.push(descriptor);
         }
         if manifests.is_empty() {
-            manifests.push(image.target.clone());
+            manifests.push(target);
         }
         let index = Index {
             schema_version: 2,

@@ -88,7 +88,8 @@ pub(crate) async fn image(export: &Export<'_>, options: &Options) -> Result<Imag
         image.statements.extend(one.statements);
         manifests.push(one.descriptor);
     }
-    if manifests.len() > 1 {
+    // A frontend that names its results wants them in an index, also where it is only one.
+    if manifests.len() > 1 || export.results.iter().any(|built| !built.name.is_empty()) {
         image.index = true;
         let media_type = if options.oci { media::OCI_INDEX } else { media::DOCKER_INDEX };
         let index = Index {
@@ -117,8 +118,12 @@ pub(crate) fn part(export: &Export<'_>, part: &str) {
 async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Result<Image, crate::Error> {
     let (layers, snapshots) = layers(export, options, built).await?;
     part(export, "exporting layers");
-    let mut config = built.config.clone().unwrap_or_default();
-    if built.config.is_none() {
+    let given = match &built.config {
+        Some(config) => Some(config.clone()),
+        None => options.config.clone(),
+    };
+    let mut config = given.clone().unwrap_or_default();
+    if given.is_none() {
         config.os.clone_from(&built.platform.os);
         config.architecture.clone_from(&built.platform.architecture);
         config.variant.clone_from(&built.platform.variant);

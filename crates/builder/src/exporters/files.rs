@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci::Hasher;
 use store::layer::Owners;
@@ -21,6 +21,7 @@ struct Tree {
     view: View,
     beside: Vec<(String, Vec<u8>)>,
     epoch: Option<i64>,
+    platform: String,
 }
 
 /// Exports.
@@ -51,13 +52,18 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
         let said: Vec<Attestation> = built.attestations.iter().filter(|a| !a.inline_only).cloned().collect();
         let suffix = (several && !split).then(|| platform.clone());
         let folder = if split { platform } else { String::new() };
-        trees.push((folder, view, said, prefix.clone(), suffix, export.epoch(built)?));
+        let name = built.platform.to_string();
+        trees.push((folder, view, said, prefix.clone(), suffix, export.epoch(built)?, name));
     }
     blocking("wrote the files", move || {
         let mut made = Vec::new();
-        for (folder, view, said, prefix, suffix, epoch) in trees {
+        for (folder, view, said, prefix, suffix, epoch, platform) in trees {
             let beside = beside(&view, &said, &prefix, suffix.as_deref(), epoch.is_none())?;
-            made.push(Tree { folder, view, beside, epoch });
+            made.push(Tree { folder, view, beside, epoch, platform });
+        }
+        if several && !split {
+            let mut taken = BTreeMap::new();
+            made.iter().try_for_each(|tree| alone(tree, Path::new("/"), &mut taken))?;
         }
         match sink {
             Sink::Directory(folder) => {
@@ -77,6 +83,20 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
     .await?;
     part(export, "sending files");
     Ok(Written::default())
+}
+
+/// Refuses a file that two results have, where both go into one folder.
+fn alone<'a>(tree: &'a Tree, at: &Path, taken: &mut BTreeMap<PathBuf, &'a str>) -> Result<(), Error> {
+    for node in tree.view.list(at)? {
+        let path = at.join(&node.name);
+        if node.kind == Kind::Dir {
+            alone(tree, &path, taken)?;
+        } else if let Some(first) = taken.insert(path.clone(), &tree.platform) {
+            let file = path.strip_prefix("/").unwrap_or(&path).to_owned();
+            return Err(Error::Overwrite { file, first: first.to_owned(), second: tree.platform.clone() });
+        }
+    }
+    Ok(())
 }
 
 /// Statements as files: `PREFIX NAME`, with the platform before the ending where several results share a folder.

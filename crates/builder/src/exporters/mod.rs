@@ -47,13 +47,16 @@ pub struct Built {
     pub making: Making,
     /// What is said about it.
     pub attestations: Vec<Attestation>,
+    /// What the frontend wants of outputs, in the words of their attributes: the image's name, annotations.
+    pub wishes: BTreeMap<String, String>,
 }
 
 impl Built {
     /// A result without configuration and attestations.
     pub fn new(name: String, platform: Platform, result: Held, making: Making) -> Built {
         let (config, base, epoch) = (None, None, None);
-        Built { name, platform, result, config, base, epoch, making, attestations: Vec::new() }
+        let (attestations, wishes) = (Vec::new(), BTreeMap::new());
+        Built { name, platform, result, config, base, epoch, making, attestations, wishes }
     }
 }
 
@@ -86,6 +89,8 @@ pub enum Error {
     Attestations { kind: String, reason: &'static str },
     #[error("the docker exporter does not export manifest lists: choose one platform, or use type=oci")]
     OneImage,
+    #[error("cannot overwrite {} from {first} with {second} when split option is disabled", .file.display())]
+    Overwrite { file: std::path::PathBuf, first: String, second: String },
     #[error("can't write {what}: {source}")]
     Write { what: String, source: std::io::Error },
     #[error(transparent)]

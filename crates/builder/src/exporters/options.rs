@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use oci::{Platform, Reference};
+use oci::{ImageConfig, Platform, Reference};
 use store::layer::{Compression, Recipe};
 
 use super::{Error, Export};
@@ -28,6 +28,8 @@ pub(crate) struct Options {
     /// Attestations are artifacts that refer to their image.
     pub artifact: bool,
     annotations: Vec<Annotation>,
+    /// The configuration for a result that has none of its own (a graph without a frontend).
+    pub config: Option<ImageConfig>,
 }
 
 /// What an annotation is for.
@@ -64,16 +66,25 @@ impl Options {
             Some("false" | "0") => Ok(false),
             Some(other) => Err(bad(name, other, "expected true or false".to_owned())),
         };
+        let wishes = |attribute: &str| export.results.iter().find_map(|built| built.wishes.get(attribute));
         let mut names = Vec::new();
-        for name in attributes.get("name").iter().flat_map(|n| n.split(',')).filter(|n| !n.is_empty()) {
+        // `*`: the frontend names the image.
+        let given = attributes.get("name").map(|name| wishes("image.name").filter(|_| name == "*").unwrap_or(name));
+        for name in given.iter().flat_map(|n| n.split(',')).filter(|n| !n.is_empty()) {
             let parsed = Reference::parse(name).map_err(|e| bad("name", name, e.to_string()))?;
             names.push(parsed.or_latest());
         }
-        let oci = flag("oci-mediatypes", kind != "docker")?;
+        let oci = flag("oci-mediatypes", true)?;
         let compression = compression(attributes, &bad)?;
+        const CONFIG: &str = "containerimage.config";
+        let config = match attributes.get(CONFIG) {
+            Some(json) => Some(serde_json::from_str(json).map_err(|e| bad(CONFIG, json, e.to_string()))?),
+            None => None,
+        };
         let recipe = Recipe { compression, clamp: None, docker_media: !oci };
         Ok(Options {
             names,
+            config,
             recipe,
             force: flag("force-compression", false)?,
             oci,
@@ -83,7 +94,7 @@ impl Options {
             rewrite: flag("rewrite-timestamp", false)?,
             inline: flag("attestation-inline", matches!(kind, "image" | "registry"))?,
             artifact: flag("oci-artifact", true)?,
-            annotations: annotations(attributes),
+            annotations: annotations(export.results.first().map(|b| &b.wishes).into_iter().chain([attributes])),
         })
     }
 
@@ -129,10 +140,10 @@ pub(crate) fn compression<E>(
     })
 }
 
-/// `annotation[-manifest|-index|…][platform].key=value`.
-fn annotations(attributes: &BTreeMap<String, String>) -> Vec<Annotation> {
+/// `annotation[-manifest|-index|…][platform].key=value`; of the same, the last counts.
+fn annotations<'a>(attributes: impl Iterator<Item = &'a BTreeMap<String, String>>) -> Vec<Annotation> {
     let mut found = Vec::new();
-    for (name, value) in attributes {
+    for (name, value) in attributes.flatten() {
         let Some(rest) = name.strip_prefix("annotation") else { continue };
         let places = [
             ("-manifest-descriptor", Place::ManifestDescriptor),

@@ -81,6 +81,7 @@ impl Frontend<'_> {
                 short: format!("{rule}: {}{at}", finding.message),
                 detail: finding.help.iter().cloned().collect(),
                 url: finding.url.clone().unwrap_or_default(),
+                level: 1,
                 file: definition.filename.clone(),
                 lines,
                 text: file.text.clone(),

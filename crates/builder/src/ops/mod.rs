@@ -32,7 +32,7 @@ pub enum Error {
     NotADirectory { path: PathBuf },
     #[error("{path} is a directory in the tree that is written to, and can't become a file")]
     IsADirectory { path: PathBuf },
-    #[error("{path}: not found")]
+    #[error("{path}: no such file or directory")]
     NotFound { path: String },
     #[error("bad pattern `{pattern}`: {reason}")]
     Pattern { pattern: String, reason: String },

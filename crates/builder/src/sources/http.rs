@@ -1,6 +1,7 @@
 //! Files from the web as sources: named by the digest of their content, and fetched whenever a build asks for them, unless
 //! the server says that what is here is what it has. Nothing is unpacked here.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,7 +9,7 @@ use graph::{Kind, Vertex};
 use oci::Digest;
 use rustix::fs::Timespec;
 use serde::{Deserialize, Serialize};
-use solver::key;
+use solver::key::{self, Asking};
 use store::canvas::{Attributes, Canvas, set_owner_and_mode, set_time};
 use store::{Resource, Sharing, SnapshotId, Volume, VolumeRequest};
 
@@ -26,8 +27,8 @@ pub struct Pinned {
     url: String,
     name: String,
     perm: u32,
-    uid: u32,
-    gid: u32,
+    owner: (u32, u32),
+    asking: Asking,
     digest: Digest,
     /// Seconds since 1970.
     last_modified: Option<i64>,
@@ -52,10 +53,13 @@ impl Pinned {
             Some(text) => u32::from_str_radix(text.trim_start_matches("0o"), radix)
                 .map_err(|_| bad(name, text, "expected a number")),
         };
-        let (perm, uid, gid) = (number("http.perm", 8, 0o600)?, number("http.uid", 10, 0)?, number("http.gid", 10, 0)?);
-        let path = url.split(['?', '#']).next().unwrap_or(&url);
-        let name = op.attrs.get("http.filename").map(String::as_str).or(path.rsplit('/').next());
-        let name = name.filter(|n| !n.is_empty() && !n.contains('/')).unwrap_or("download").to_owned();
+        let (perm, owner) = (number("http.perm", 8, 0o600)?, (number("http.uid", 10, 0)?, number("http.gid", 10, 0)?));
+        if let Some((name, value)) = op.attrs.iter().find(|(name, _)| name.starts_with("http.sig.")) {
+            return Err(bad(name, value, "signatures of files are not checked here").into());
+        }
+        let asking = asking(&op.attrs);
+        let named = op.attrs.get("http.filename").filter(|name| !name.is_empty());
+        let name = |disposition: &str| named.map_or_else(|| name_of(&url, disposition), |name| safe(name));
         let expected = match op.attrs.get("http.checksum") {
             Some(text) => Some(Digest::parse(text).map_err(|e| bad("http.checksum", text, &e.to_string()))?),
             None => None,
@@ -64,7 +68,8 @@ impl Pinned {
         if let Some(digest) = expected {
             let held = store.leases().hold(Resource::Blob(digest))?;
             if store.blobs().has(&digest)? {
-                return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified: None, _held: held });
+                let name = name("");
+                return Ok(Pinned { url, name, perm, owner, asking, digest, last_modified: None, _held: held });
             }
         }
         let mut writer = store.blobs().writer()?;
@@ -72,30 +77,37 @@ impl Pinned {
             work.session.upload(path, &mut writer).await?;
             let digest = writer.commit(expected)?.digest;
             let held = store.leases().hold(Resource::Blob(digest))?;
-            return Ok(Pinned { url, name, perm, uid, gid, digest, last_modified: None, _held: held });
+            let name = name("");
+            return Ok(Pinned { url, name, perm, owner, asking, digest, last_modified: None, _held: held });
         }
+        let headers = headers(work, &url, &asking).await?;
         // One step at a time asks for a file: the others find what it brought.
-        let memory = Memory::open(work, &url).await?;
-        if let Some((known, held)) = memory.still(work, &url).await? {
+        let memory = Memory::open(work, &url, &asking).await?;
+        if let Some((known, held)) = memory.still(work, &url, &headers).await? {
             let last_modified = seconds(&known.last_modified).filter(|_| expected.is_none());
             if expected.is_none_or(|expected| expected == known.digest) {
-                return Ok(Pinned { url, name, perm, uid, gid, digest: known.digest, last_modified, _held: held });
+                // With a checksum the name is the same whether anybody was asked or not.
+                let name = name(if expected.is_none() { &known.disposition } else { "" });
+                return Ok(Pinned { url, name, perm, owner, asking, digest: known.digest, last_modified, _held: held });
             }
         }
-        let got = work.engine.registry.download(&url, &mut writer).await.map_err(sources::Error::from)?;
+        let got = work.engine.registry.download(&url, &headers, &mut writer).await.map_err(sources::Error::from)?;
         let held = store.leases().hold(Resource::Blob(got.digest))?;
         let blob = writer.commit(expected)?;
-        memory.note(&Known { digest: got.digest, last_modified: got.last_modified.clone(), etag: got.etag.clone() })?;
-        // With a checksum the content alone names the file.
+        let name = name(if expected.is_none() { &got.disposition } else { "" });
         let last_modified = seconds(&got.last_modified).filter(|_| expected.is_none());
-        Ok(Pinned { url, name, perm, uid, gid, digest: blob.digest, last_modified, _held: held })
+        let registry::Download { digest, last_modified: time, etag, disposition } = got;
+        memory.note(&Known { digest, last_modified: time, etag, disposition })?;
+        // With a checksum the content alone names the file.
+        Ok(Pinned { url, name, perm, owner, asking, digest: blob.digest, last_modified, _held: held })
     }
 
     /// Cache digests of the source.
     pub fn keys(&self) -> Vec<Digest> {
         let time = self.last_modified.and_then(|seconds| u64::try_from(seconds).ok());
         let time = time.map(|seconds| httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(seconds)));
-        vec![key::http_key(&self.name, self.perm, self.uid, self.gid, &self.digest, &time.unwrap_or_default())]
+        let time = time.unwrap_or_default();
+        vec![key::http_key(&self.name, self.perm, self.owner, &self.digest, &time, &self.asking)]
     }
 
     /// Digest of its bytes.
@@ -117,7 +129,7 @@ impl Pinned {
     pub async fn snapshot(&self, work: &Work) -> Result<SnapshotId, Error> {
         let (store, digest, url) = (work.engine.store.clone(), self.digest, self.url.clone());
         let path = Path::new("/").join(&self.name);
-        let (perm, owner) = (self.perm, (self.uid, self.gid));
+        let (perm, owner) = (self.perm, self.owner);
         let time = Timespec { tv_sec: self.last_modified.unwrap_or(0), tv_nsec: 0 };
         blocking("put a downloaded file into a tree", move || {
             let mut draft = store.snapshots().begin(None)?;
@@ -142,6 +154,60 @@ struct Known {
     digest: Digest,
     last_modified: String,
     etag: String,
+    #[serde(default)]
+    disposition: String,
+}
+
+/// How the attributes want the file to be asked for. Headers that BuildKit does not know are not sent.
+fn asking(attributes: &BTreeMap<String, String>) -> Asking {
+    const KNOWN: [&str; 2] = ["Accept", "User-Agent"];
+    let known = |wanted: &str| KNOWN.into_iter().find(|name| name.eq_ignore_ascii_case(wanted));
+    let header = |(name, value): (&String, &String)| {
+        Some((known(name.strip_prefix("http.header.")?)?.to_owned(), value.clone()))
+    };
+    let mut headers: Vec<(String, String)> = attributes.iter().filter_map(header).collect();
+    headers.sort();
+    Asking { secret: attributes.get("http.authheadersecret").cloned().unwrap_or_default(), headers }
+}
+
+/// The headers themselves. The client's secret for the host goes along where none is named: `HTTP_AUTH_HEADER_` or
+/// `HTTP_AUTH_TOKEN_` and the host's name.
+async fn headers(work: &Work, url: &str, asking: &Asking) -> Result<Vec<(String, String)>, Error> {
+    let mut headers = asking.headers.clone();
+    let text = |secret: Vec<u8>| String::from_utf8_lossy(&secret).into_owned();
+    let mut login = None;
+    if !asking.secret.is_empty() {
+        let id = asking.secret.clone();
+        let secret = work.session.secret(&id).await?.ok_or(ops::Error::NoSecret { id })?;
+        login = Some(text(secret));
+    } else if let Some(host) = registry::host_of(url) {
+        if let Some(token) = work.session.secret(&format!("HTTP_AUTH_TOKEN_{host}")).await? {
+            login = Some(format!("Bearer {}", text(token)));
+        } else if let Some(header) = work.session.secret(&format!("HTTP_AUTH_HEADER_{host}")).await? {
+            login = Some(text(header));
+        }
+    }
+    headers.extend(login.map(|login| ("Authorization".to_owned(), login)));
+    Ok(headers)
+}
+
+/// The name that a server gives to a file, or else the last part of its address.
+fn name_of(url: &str, disposition: &str) -> String {
+    let parameters = disposition.split(';').skip(1).filter_map(|part| part.trim().split_once('='));
+    let given =
+        parameters.filter(|(key, _)| key.eq_ignore_ascii_case("filename")).map(|(_, name)| name.trim_matches('"'));
+    if let Some(name) = given.filter(|name| !name.is_empty() && !name.ends_with('/')).last() {
+        return safe(name);
+    }
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    safe(path.rsplit('/').next().unwrap_or_default())
+}
+
+/// A name that is one, whatever a server or a client wrote.
+fn safe(name: &str) -> String {
+    let last = name.trim().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    let odd = matches!(last, "" | "." | "..") || last.chars().any(char::is_control);
+    if odd { "download".to_owned() } else { last.to_owned() }
 }
 
 /// What is remembered of an address, in a volume of the store, so that a file which did not change is not fetched again.
@@ -150,9 +216,12 @@ struct Memory {
 }
 
 impl Memory {
-    async fn open(work: &Work, url: &str) -> Result<Memory, Error> {
+    async fn open(work: &Work, url: &str, asking: &Asking) -> Result<Memory, Error> {
         let (store, cancel) = (work.engine.store.clone(), work.cancel.clone());
-        let (name, description) = (format!("{VOLUMES}{}", Digest::of(url.as_bytes()).hex()), format!("http url {url}"));
+        // Who asks in another way may be given another file.
+        let asked = if *asking == Asking::default() { url.to_owned() } else { format!("{url} {asking:?}") };
+        let (name, description) =
+            (format!("{VOLUMES}{}", Digest::of(asked.as_bytes()).hex()), format!("http url {url}"));
         let volume = blocking("waited for a file from the web", move || {
             let request =
                 VolumeRequest { name: &name, seed: None, sharing: Sharing::Locked, description: &description };
@@ -173,7 +242,12 @@ impl Memory {
     }
 
     /// What is here of the file, if the server says that it is the same.
-    async fn still(&self, work: &Work, url: &str) -> Result<Option<(Known, store::Lease)>, Error> {
+    async fn still(
+        &self,
+        work: &Work,
+        url: &str,
+        headers: &registry::Headers,
+    ) -> Result<Option<(Known, store::Lease)>, Error> {
         // What can't be read is forgotten.
         let read = std::fs::read(self.path()).ok().and_then(|json| serde_json::from_slice::<Known>(&json).ok());
         let Some(known) = read.filter(|known| !known.etag.is_empty()) else { return Ok(None) };
@@ -182,7 +256,7 @@ impl Memory {
         if !store.blobs().has(&known.digest)? {
             return Ok(None);
         }
-        let same = work.engine.registry.is_unchanged(url, &known.etag).await.map_err(sources::Error::from)?;
+        let same = work.engine.registry.is_unchanged(url, headers, &known.etag).await.map_err(sources::Error::from)?;
         Ok(same.then_some((known, held)))
     }
 
@@ -210,7 +284,22 @@ fn seconds(text: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::seconds;
+    use super::{name_of, seconds};
+
+    #[test]
+    fn names_are_one_part_of_a_path() {
+        for (url, disposition, name) in [
+            ("http://h/a/b?c=d", "", "b"),
+            ("http://h/", "", "download"),
+            ("http://h/a", "attachment; filename=\"my img.jpg\"", "my img.jpg"),
+            ("http://h/a", "attachment; filename=\"../../etc/passwd\"", "passwd"),
+            ("http://h/a", "attachment; filename=\"..\"", "download"),
+            ("http://h/a", "attachment; filename=b/", "a"),
+            ("http://h/a", "inline", "a"),
+        ] {
+            assert_eq!(name_of(url, disposition), name, "{url} {disposition}");
+        }
+    }
 
     #[test]
     fn times_of_servers() {

@@ -147,6 +147,13 @@ impl Lazy {
             _ => ResolveMode::Default,
         };
         let (origin, digest) = locate(work, &reference, mode).await?;
+        if let Some(Kind::Source(op)) = vertex.kind()
+            && let Some(expected) = op.attrs.get("image.checksum").filter(|text| !text.is_empty())
+            && *expected != digest.to_string()
+        {
+            let (found, expected) = (digest.to_string(), expected.clone());
+            return Err(sources::Error::Checksum { identifier: name, found, expected }.into());
+        }
         Lazy::new(work, &name, origin, digest, platform).await
     }
 

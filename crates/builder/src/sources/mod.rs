@@ -91,6 +91,8 @@ pub enum Error {
     BadAttribute { identifier: String, name: String, value: String, reason: String },
     #[error("there is no image `{identifier}` here: build or import it, or allow the registry to be asked")]
     NotFound { identifier: String },
+    #[error("image digest {found} for {identifier} does not match expected checksum {expected}")]
+    Checksum { identifier: String, found: String, expected: String },
     #[error("{identifier} has no image for {wanted}: it has {have}")]
     NoPlatform { identifier: String, wanted: String, have: String },
     #[error("{identifier} can't be read as an image: {reason}")]

@@ -195,6 +195,7 @@ impl LlbBridge for Bridge {
             short: text(&request.short),
             detail: request.detail.iter().map(text).collect(),
             url: request.url,
+            level: u32::try_from(request.level).unwrap_or(0),
             file: info.filename,
             lines: request.ranges.first().map(|r| (line(&r.start), line(&r.end))),
             text: text(&info.data),

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use builder::attestations::Making;
 use builder::build::Response;
 use builder::exporters::Built;
 use oci::{ImageConfig, Platform};
@@ -28,6 +29,26 @@ struct Named {
     id: String,
     #[serde(rename = "Platform")]
     platform: Platform,
+}
+
+/// The results' platforms as the client names them; none where it names none.
+fn platforms(result: &bridge::Result) -> Result<Vec<Named>, Status> {
+    let Some(json) = result.metadata.get("refs.platforms") else { return Ok(Vec::new()) };
+    let read: Option<Platforms> = serde_json::from_slice(json).map_err(|e| invalid("refs.platforms", e))?;
+    let list = read.map(|read| read.list).unwrap_or_default();
+    if list.is_empty() {
+        return Err(Status::invalid_argument("invalid empty platforms index for exporter"));
+    }
+    for named in &list {
+        if named.id.is_empty() {
+            return Err(Status::invalid_argument("invalid empty platform key for exporter"));
+        }
+        if named.platform.os.is_empty() || named.platform.architecture.is_empty() {
+            let text = format!("invalid platform value of {}: it has no os or no architecture", named.id);
+            return Err(Status::invalid_argument(text));
+        }
+    }
+    Ok(list)
 }
 
 /// Ids of all results, by the name of their platform; the empty name is the only one.
@@ -73,6 +94,7 @@ async fn make(job: &Arc<Job>, result: &bridge::Result, (_, wanted): (usize, Want
     let key = if name.is_empty() { platform.to_string() } else { name.clone() };
     let mut built = Built::new(name, platform, held, making);
     (built.config, built.base, built.epoch) = (config, base, epoch);
+    built.wishes = wishes(result);
     for attestation in result.attestations.get(&key).iter().flat_map(|all| &all.attestation) {
         let given = attestations::given(job, attestation).await?;
         let made_of = attestation.r#ref.as_ref().and_then(|r| job.refs.get(&r.id)).map(|found| found.making.graph);
@@ -80,6 +102,13 @@ async fn make(job: &Arc<Job>, result: &bridge::Result, (_, wanted): (usize, Want
         job.build.add(&mut built, &given).await.map_err(|error| refusal::of(&error))?;
     }
     Ok(built)
+}
+
+/// What the client wants of outputs.
+fn wishes(result: &bridge::Result) -> BTreeMap<String, String> {
+    let is_wish = |key: &str| key == "image.name" || key.starts_with("annotation");
+    let text = |(key, value): (&String, &Vec<u8>)| (key.clone(), String::from_utf8_lossy(value).into_owned());
+    result.metadata.iter().filter(|(key, _)| is_wish(key)).map(text).collect()
 }
 
 fn invalid(what: &str, error: impl std::fmt::Display) -> Status {
@@ -95,7 +124,14 @@ fn said<'a>(result: &'a bridge::Result, what: &str, name: &str) -> Option<(Strin
 
 fn config(result: &bridge::Result, what: &str, name: &str) -> Result<Option<ImageConfig>, Status> {
     let Some((key, json)) = said(result, what, name) else { return Ok(None) };
-    serde_json::from_slice(json).map_err(|e| invalid(&key, e))
+    let read: Option<ImageConfig> = serde_json::from_slice(json).map_err(|e| invalid(&key, e))?;
+    match &read {
+        None if what == CONFIG => Err(invalid(&key, "invalid null image config for export")),
+        Some(read) if read.os.is_empty() != read.architecture.is_empty() => {
+            Err(invalid(&key, "invalid image config: os and architecture must be specified together"))
+        }
+        _ => Ok(read),
+    }
 }
 
 /// Its own SOURCE_DATE_EPOCH, or that of all results.
@@ -107,11 +143,12 @@ fn epoch(result: &bridge::Result, name: &str) -> Result<Option<i64>, Status> {
 
 /// Makes what came back and writes the outputs.
 pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response, Status> {
-    let list = result.metadata.get("refs.platforms");
-    let list: Option<Platforms> =
-        list.map(|json| serde_json::from_slice(json)).transpose().map_err(|e| invalid("refs.platforms", e))?;
-    let list = list.map(|l| l.list).unwrap_or_default();
-    let named = named(result);
+    let list = platforms(result)?;
+    let mut named = named(result);
+    if named.is_empty() && result.metadata.contains_key("image.name") && !job.build.request().outputs.is_empty() {
+        // An image without files.
+        named.insert(String::new(), job.refs.add(Making::default()));
+    }
     if named.is_empty() {
         // A question was asked and answered; nothing was to be built.
         return Ok(Response::default());
@@ -119,12 +156,15 @@ pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response,
     let mut wanted = Vec::new();
     for (name, id) in named {
         let found = if name.is_empty() { list.first() } else { list.iter().find(|p| p.id == name) };
-        let platform = match found {
-            Some(found) => found.platform.clone(),
-            None if name.is_empty() => Platform::host(),
-            None => Platform::parse(&name, &Platform::host()).map_err(|e| Status::invalid_argument(e.to_string()))?,
-        };
         let (config, base) = (config(result, CONFIG, &name)?, config(result, BASE_CONFIG, &name)?);
+        let platform = match (found, &config) {
+            (Some(found), _) => found.platform.clone(),
+            (None, Some(config)) if name.is_empty() && !config.os.is_empty() => {
+                Platform::new(&config.os, &config.architecture, &config.variant)
+            }
+            _ if name.is_empty() => Platform::host(),
+            _ => Platform::parse(&name, &Platform::host()).map_err(|e| Status::invalid_argument(e.to_string()))?,
+        };
         let epoch = epoch(result, &name)?;
         let order = list.iter().position(|p| p.id == name).unwrap_or(0);
         wanted.push((order, Wanted { name, platform, config, base, epoch, id }));

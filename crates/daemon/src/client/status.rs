@@ -93,6 +93,7 @@ fn warning(warning: &VertexWarning) -> Warning {
         short: text(&warning.short),
         detail: warning.detail.iter().map(text).collect(),
         url: warning.url.clone(),
+        level: u32::try_from(warning.level).unwrap_or(0),
         file: info.filename,
         lines: warning.ranges.first().map(|r| (line(&r.start), line(&r.end))),
         text: text(&info.data),

@@ -109,7 +109,7 @@ impl Translator {
                 });
                 out.warnings.push(VertexWarning {
                     vertex: step.to_string(),
-                    level: 1,
+                    level: i64::from(warning.level.max(1)),
                     short: warning.short.clone().into_bytes(),
                     detail: warning.detail.iter().map(|d| d.clone().into_bytes()).collect(),
                     url: warning.url.clone(),

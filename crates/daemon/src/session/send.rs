@@ -59,6 +59,7 @@ pub fn sink(
         send: Some(send),
         buffer: Vec::new(),
         answer: Some(answer),
+        had: false,
         handle: Handle::current(),
     })))
 }
@@ -83,16 +84,24 @@ struct Bytes {
     send: Option<mpsc::Sender<proto::filesync::BytesMessage>>,
     buffer: Vec<u8>,
     answer: Option<Answer>,
+    /// The client has the output already, and takes nothing.
+    had: bool,
     handle: Handle,
 }
 
 impl Bytes {
     fn pass(&mut self) -> io::Result<()> {
         let data = std::mem::take(&mut self.buffer);
+        if self.had {
+            return Ok(());
+        }
         let sent = self.send.as_ref().map(|s| s.blocking_send(proto::filesync::BytesMessage { data }));
         match sent {
             Some(Ok(())) => Ok(()),
-            _ => Err(self.outcome().err().unwrap_or_else(|| io::Error::other("the client takes no more bytes"))),
+            _ => {
+                self.outcome()?;
+                if self.had { Ok(()) } else { Err(io::Error::other("the client takes no more bytes")) }
+            }
         }
     }
 
@@ -102,8 +111,10 @@ impl Bytes {
         let ended = self.handle.block_on(answer);
         match ended {
             Ok(Ok(())) => Ok(()),
-            // The client has the output already.
-            Ok(Err(status)) if status.code() == tonic::Code::AlreadyExists => Ok(()),
+            Ok(Err(status)) if status.code() == tonic::Code::AlreadyExists => {
+                self.had = true;
+                Ok(())
+            }
             Ok(Err(status)) => Err(io::Error::other(format!("the client: {}", status.message()))),
             Err(_) => Err(io::Error::other("sending to the client was interrupted")),
         }
@@ -170,6 +181,8 @@ async fn send(client: Arc<Client>, index: usize, entries: Entries) -> Result<(),
     let sending = entries.begin(out);
     let mut request = Request::new(ReceiverStream::new(receive));
     describe(&mut request, index, &BTreeMap::new());
+    // All platforms come at once: a client may remove whatever is not among it (`mode=delete`).
+    request.metadata_mut().insert("buildkit-exporter-multi-platform", MetadataValue::from_static("1"));
     let mut grpc = tonic::client::Grpc::new(client.channel());
     grpc.ready().await.map_err(|e| Status::unavailable(e.to_string()))?;
     let path = tonic::codegen::http::uri::PathAndQuery::from_static(METHOD);

@@ -12,7 +12,7 @@ use oci::{Digest, Platform};
 
 use crate::record::KeyId;
 
-pub use source::{GitTree, chain_key, git_key, http_key, image_key, layout_key, source_digest};
+pub use source::{Asking, GitTree, chain_key, git_key, http_key, image_key, layout_key, source_digest};
 
 /// How an operation is cached.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -72,8 +72,26 @@ pub fn git_key(tree: &GitTree<'_>) -> Digest {
     source_digest(&key)
 }
 
-/// A file from the web: name, mode and owner that it gets, digest of its content, and when it was last modified.
-pub fn http_key(name: &str, perm: u32, uid: u32, gid: u32, checksum: &Digest, last_modified: &str) -> Digest {
+/// How a file from the web is asked for, as far as it is part of its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asking {
+    /// The client's secret that is the header `Authorization`.
+    pub secret: String,
+    /// Headers by their names in HTTP's own spelling, sorted.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A file from the web: name, mode and owner that it gets, digest of its content, when it was last modified, how it is
+/// asked for.
+pub fn http_key(
+    name: &str,
+    perm: u32,
+    (uid, gid): (u32, u32),
+    checksum: &Digest,
+    last_modified: &str,
+    asking: &Asking,
+) -> Digest {
+    let header = |(name, value): &(String, String)| Object::new().always("Name", name).always("Value", value).end();
     let text = Object::new()
         .always("Filename", name)
         .raw("Perm", &perm.to_string())
@@ -81,6 +99,8 @@ pub fn http_key(name: &str, perm: u32, uid: u32, gid: u32, checksum: &Digest, la
         .raw("GID", &gid.to_string())
         .always("Checksum", &checksum.to_string())
         .text("LastModTime", last_modified)
+        .text("AuthHeaderSecret", &asking.secret)
+        .list("Header", &asking.headers, header)
         .end();
     source_digest(&Digest::of(text.as_bytes()).to_string())
 }

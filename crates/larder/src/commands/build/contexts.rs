@@ -143,6 +143,6 @@ fn download(url: &str) -> Result<Vec<u8>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let mut bytes = Vec::new();
     let client = registry::Client::new();
-    runtime.block_on(client.download(url, &mut bytes)).map_err(|e| e.to_string())?;
+    runtime.block_on(client.download(url, &[], &mut bytes)).map_err(|e| e.to_string())?;
     Ok(bytes)
 }

@@ -90,6 +90,17 @@ fn output(text: &str, session: &mut LocalSession) -> Result<exporters::Request> 
     let kind = attributes.remove("type").ok_or_else(|| format!("--output {text}: a type is missing"))?;
     let dest = attributes.remove("dest").filter(|d| !d.is_empty());
     let is_directory = attributes.get("tar").is_some_and(|t| t == "false");
+    match attributes.get("mode").map(String::as_str) {
+        Some("delete") if kind == "local" => {
+            return Err(format!(
+                "--output {text}: mode=delete is not built: larder build removes no files of yours; empty the folder before"
+            ));
+        }
+        Some(mode) if kind == "local" && !matches!(mode, "" | "copy") => {
+            return Err(format!("--output {text}: mode={mode} is unknown; expected copy"));
+        }
+        _ => {}
+    }
     let place = match (kind.as_str(), dest.as_deref()) {
         ("local", None) => return Err(format!("--output {text}: dest=FOLDER is missing")),
         ("local", Some(path)) => Destination::Directory(path.into()),
