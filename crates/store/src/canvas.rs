@@ -61,9 +61,7 @@ impl Canvas {
     /// Onto a draft.
     pub fn new(draft: &Draft) -> Result<Canvas> {
         let upper = draft.upper().to_owned();
-        let lower = View::of_layers(draft.lower().to_vec());
-        let layers = std::iter::once(upper.clone()).chain(draft.lower().iter().cloned());
-        let merged = View::of_layers(layers.collect());
+        let (lower, merged) = View::of_draft(upper.clone(), draft.lower().to_vec());
         let mut canvas = Canvas { upper, lower, merged, up: HashMap::new(), made: HashSet::new() };
         let root = match canvas.lower.lookup(Path::new("/"))? {
             Some(node) if !draft.lower().is_empty() => Attributes::of(&node),

@@ -1,6 +1,8 @@
 //! A read-only look at a tree without mounting it: one folder, overlay layers with their whiteouts, or a scanned
 //! directory of a client's. Paths are absolute inside the tree, and no symlink leads out of it. It never writes.
 
+mod merged;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType, Metadata};
@@ -12,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
 use crate::tree::scan::Scanned;
+use merged::{Layers, Merged};
 
 /// More symlinks in one path than this are a loop, as for the kernel.
 const MAX_LINKS: usize = 40;
@@ -154,15 +157,11 @@ pub struct View(Shape);
 
 #[derive(Clone, Debug)]
 enum Shape {
-    /// Folders, top first; the same directory in several of them is one.
-    Layers(Arc<Vec<PathBuf>>),
+    /// Folders that do not change, top first; the same directory in several of them is one.
+    Layers(Arc<Layers>),
+    /// A folder that may change, over such.
+    Draft(PathBuf, Arc<Layers>),
     Scanned(Arc<Scanned>),
-}
-
-/// A directory with the folders that it is made of, top first.
-struct Merged {
-    node: Node,
-    folders: Vec<PathBuf>,
 }
 
 impl View {
@@ -176,9 +175,15 @@ impl View {
         View::of_layers(vec![folder])
     }
 
-    /// Overlay layers, top first.
+    /// Overlay layers, top first. Nobody writes to them while they are looked at.
     pub fn of_layers(layers: Vec<PathBuf>) -> View {
-        View(Shape::Layers(Arc::new(layers)))
+        View(Shape::Layers(Arc::new(Layers::new(layers))))
+    }
+
+    /// What lies beneath a draft, and both together as they are at each look.
+    pub(crate) fn of_draft(upper: PathBuf, lower: Vec<PathBuf>) -> (View, View) {
+        let layers = Arc::new(Layers::new(lower));
+        (View(Shape::Layers(layers.clone())), View(Shape::Draft(upper, layers)))
     }
 
     /// A scanned directory: only what its filter left, owned by root.
@@ -188,7 +193,7 @@ impl View {
 
     /// What is at `path`. Symlinks on the way are followed, one at its end is not.
     pub fn lookup(&self, path: &Path) -> Result<Option<Node>> {
-        let Some(name) = path.file_name() else { return Ok(Some(self.root()?.node)) };
+        let Some(name) = path.file_name() else { return Ok(self.raw(Path::new("/"))?.map(|m| m.node)) };
         let parent = path.parent().unwrap_or(Path::new("/"));
         Ok(match self.raw(path)? {
             Some(found) => Some(found.node),
@@ -204,8 +209,8 @@ impl View {
         let real = self.resolve(path)?;
         match &self.0 {
             Shape::Scanned(scanned) => Ok(scanned.list(&real)),
-            Shape::Layers(_) => match self.raw(&real)? {
-                Some(dir) if dir.node.kind == Kind::Dir => merge(&dir.folders),
+            Shape::Layers(_) | Shape::Draft(..) => match self.raw(&real)? {
+                Some(dir) if dir.node.kind == Kind::Dir => dir.list(),
                 _ => Ok(Vec::new()),
             },
         }
@@ -241,39 +246,16 @@ impl View {
         Ok(real)
     }
 
-    fn root(&self) -> Result<Merged> {
-        match &self.0 {
-            Shape::Scanned(scanned) => Ok(Merged { node: scanned.root(), folders: Vec::new() }),
-            Shape::Layers(layers) => {
-                let node = match layers.first() {
-                    Some(top) => {
-                        let data = fs::symlink_metadata(top).doing("look at", top)?;
-                        Node::read(OsStr::new("/"), top.clone(), &data)?
-                    }
-                    None => nothing(),
-                };
-                Ok(Merged { node, folders: layers.to_vec() })
-            }
-        }
-    }
-
     /// What is at `path`, which has no symlinks on the way.
     fn raw(&self, path: &Path) -> Result<Option<Merged>> {
-        if let Shape::Scanned(scanned) = &self.0 {
-            return Ok(scanned.lookup(path).map(|node| Merged { node, folders: Vec::new() }));
+        let normal = path.components().filter(|part| matches!(part, Component::Normal(_)));
+        let path: PathBuf = std::iter::once(Component::RootDir).chain(normal).collect();
+        match &self.0 {
+            Shape::Scanned(scanned) if path == Path::new("/") => Ok(Some(Merged::alone(scanned.root()))),
+            Shape::Scanned(scanned) => Ok(scanned.lookup(&path).map(Merged::alone)),
+            Shape::Layers(layers) => Ok(layers.at(&path)?.map(Arc::unwrap_or_clone)),
+            Shape::Draft(upper, layers) => layers.under(upper, &path),
         }
-        let mut at = self.root()?;
-        for part in path.components() {
-            let Component::Normal(name) = part else { continue };
-            if at.node.kind != Kind::Dir {
-                return Ok(None);
-            }
-            match descend(&at.folders, name)? {
-                Some(next) => at = next,
-                None => return Ok(None),
-            }
-        }
-        Ok(Some(at))
     }
 }
 
@@ -315,45 +297,15 @@ pub(crate) fn is_whiteout(data: &Metadata) -> bool {
 
 /// Whether a directory hides those beneath it.
 pub(crate) fn is_opaque(folder: &Path) -> bool {
+    let mut names = [0; 512];
+    // Most have no attribute at all: one question instead of two.
+    if rustix::fs::llistxattr(folder, &mut names[..]) == Ok(0) {
+        return false;
+    }
     let mut value = [0; 2];
     let mut read =
         |name: &str| matches!(rustix::fs::lgetxattr(folder, name, &mut value[..]), Ok(1)) && value[0] == b'y';
     read("trusted.overlay.opaque") || read("user.overlay.opaque")
-}
-
-/// The entry `name` of a merged directory.
-fn descend(folders: &[PathBuf], name: &OsStr) -> Result<Option<Merged>> {
-    let mut found: Option<Merged> = None;
-    for folder in folders {
-        let path = folder.join(name);
-        let data = match fs::symlink_metadata(&path) {
-            Ok(data) => data,
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => continue,
-            Err(error) => return Err(error).doing("look at", &path),
-        };
-        if is_whiteout(&data) {
-            break;
-        }
-        if !data.is_dir() {
-            if found.is_none() {
-                let node = Node::read(name, path, &data)?;
-                return Ok(Some(Merged { node, folders: Vec::new() }));
-            }
-            break;
-        }
-        let last = folders.len() > 1 && is_opaque(&path);
-        match &mut found {
-            Some(merged) => merged.folders.push(path),
-            None => {
-                let node = Node::read(name, path.clone(), &data)?;
-                found = Some(Merged { node, folders: vec![path] });
-            }
-        }
-        if last {
-            break;
-        }
-    }
-    Ok(found)
 }
 
 /// Names in the folders of one layer, sorted, each with where it lies, top first: see `Snapshots::parts`.
@@ -372,25 +324,6 @@ pub(crate) fn names(folders: &[PathBuf]) -> Result<Vec<(OsString, Vec<PathBuf>)>
         }
     }
     Ok(all.into_iter().collect())
-}
-
-/// All entries of a merged directory.
-fn merge(folders: &[PathBuf]) -> Result<Vec<Node>> {
-    let mut found: BTreeMap<OsString, Option<Node>> = BTreeMap::new();
-    for folder in folders {
-        for entry in fs::read_dir(folder).doing("list", folder)? {
-            let entry = entry.doing("list", folder)?;
-            let name = entry.file_name();
-            if found.contains_key(&name) {
-                continue;
-            }
-            let path = entry.path();
-            let data = fs::symlink_metadata(&path).doing("look at", &path)?;
-            let node = if is_whiteout(&data) { None } else { Some(Node::read(&name, path, &data)?) };
-            found.insert(name, node);
-        }
-    }
-    Ok(found.into_values().flatten().collect())
 }
 
 /// An error for a path that a tree does not have.
