@@ -149,6 +149,10 @@ impl Groups {
 
 impl Drop for Groups {
     fn drop(&mut self) {
+        if self.held.get().is_none() && self.next.load(Ordering::Relaxed) == 0 {
+            // Nothing was run, nothing was made.
+            return;
+        }
         let folders = self.hierarchies.mounts().map(|m| self.folder(m, None)).collect::<Vec<_>>();
         for folder in folders {
             sweep::remove(&folder);
