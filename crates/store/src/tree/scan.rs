@@ -2,7 +2,7 @@
 //! was hashed under. What the filter leaves out is never looked at. It writes nothing but its own index.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -93,10 +93,10 @@ pub fn walk(base: &Path, filter: &Filter, changes: Changes, index: &Index) -> Re
     let data = fs::symlink_metadata(base).doing("look at", base)?;
     let base = if data.is_symlink() { fs::canonicalize(base).doing("resolve", base)? } else { base.to_owned() };
     let data = fs::metadata(&base).doing("look at", &base)?;
-    let mut top = Entry::read(OsStr::new("/"), &base, &data, changes)?;
+    let mut top = Entry::read(OsString::from("/"), &base, &data, changes)?;
     let free = std::thread::available_parallelism().map_or(0, |cores| usize::from(cores) - 1);
     let walk = Walk { include, exclude, index, changes, free: free.into() };
-    top.children = walk.folder(&base, "")?;
+    top.children = walk.folder(&base, "", walk.include.is_none())?;
     Ok(Scanned { base, changes, top })
 }
 
@@ -105,55 +105,72 @@ fn join(below: &str, name: &str) -> String {
 }
 
 impl Walk<'_> {
-    /// Entries of a folder that the filter leaves.
-    fn folder(&self, folder: &Path, below: &str) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+    /// Entries of a folder that the filter leaves. `inside`: all of it is included.
+    fn folder(&self, folder: &Path, below: &str, inside: bool) -> Result<Vec<Entry>> {
+        // Sorted while they are names: what becomes of them is several times as large.
+        let mut items = Vec::new();
         for item in fs::read_dir(folder).doing("list", folder)? {
-            entries.extend(self.entry(folder, below, &item.doing("list", folder)?)?);
+            let item = item.doing("list", folder)?;
+            items.push((item.file_name(), item));
+        }
+        items.sort_unstable_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+        let mut entries = Vec::with_capacity(items.len());
+        for (name, item) in items {
+            entries.extend(self.entry(folder, below, inside, name, &item)?);
         }
         self.folders(folder, below, &mut entries)?;
         // A folder that itself was not asked for is there for what is in it.
         entries.retain(|(entry, whole)| *whole || !entry.children.is_empty());
-        let mut entries: Vec<Entry> = entries.into_iter().map(|(entry, _)| entry).collect();
-        entries.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
-        Ok(entries)
+        Ok(entries.into_iter().map(|(entry, _)| entry).collect())
     }
 
     /// One entry, without what is in it, and whether the filter takes it itself.
-    fn entry(&self, folder: &Path, below: &str, item: &fs::DirEntry) -> Result<Option<(Entry, bool)>> {
-        let name = item.file_name();
-        let path = join(below, &name.to_string_lossy());
-        let excluded = !self.exclude.is_empty() && self.exclude.matches(&path);
-        if excluded && !self.exclude.may_except_below(&path) {
-            return Ok(None);
-        }
-        let included = self.include.as_ref().is_none_or(|p| p.matches(&path));
-        if !included && !self.include.as_ref().is_some_and(|p| p.may_match_below(&path)) {
-            return Ok(None);
-        }
+    fn entry(
+        &self,
+        folder: &Path,
+        below: &str,
+        inside: bool,
+        name: OsString,
+        item: &fs::DirEntry,
+    ) -> Result<Option<(Entry, bool)>> {
+        let whole = if inside && self.exclude.is_empty() {
+            true
+        } else {
+            let path = join(below, &name.to_string_lossy());
+            let excluded = !self.exclude.is_empty() && self.exclude.matches(&path);
+            if excluded && !self.exclude.may_except_below(&path) {
+                return Ok(None);
+            }
+            let included = inside || self.include.as_ref().is_none_or(|p| p.matches(&path));
+            if !included && !self.include.as_ref().is_some_and(|p| p.may_match_below(&path)) {
+                return Ok(None);
+            }
+            included && !excluded
+        };
         // Looked up in the open folder: no walk down the whole path for each file.
         let data = match item.metadata() {
             // Gone since it was listed.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             data => data.doing("look at", &folder.join(&name))?,
         };
-        let whole = included && !excluded;
         if data.file_type().is_socket() || (!data.is_dir() && !whole) {
             return Ok(None);
         }
-        let mut entry = Entry::read(&name, &folder.join(&name), &data, self.changes)?;
+        let mut entry = Entry::read(name, folder, &data, self.changes)?;
         entry.digest = self.index.get(&entry.stat);
         Ok(Some((entry, whole)))
     }
 
     /// Fills the folders among `entries`.
     fn folders(&self, folder: &Path, below: &str, entries: &mut [(Entry, bool)]) -> Result<()> {
-        let fill = |entry: &mut Entry| -> Result<()> {
-            entry.children = self.folder(&folder.join(&entry.name), &join(below, &entry.name.to_string_lossy()))?;
+        // What a pattern takes, it takes with all that is in it, unless another takes that back.
+        let deep = self.include.as_ref().is_none_or(|include| !include.has_exclusions());
+        let fill = |(entry, whole): &mut (Entry, bool)| -> Result<()> {
+            let below = join(below, &entry.name.to_string_lossy());
+            entry.children = self.folder(&folder.join(&entry.name), &below, *whole && deep)?;
             Ok(())
         };
-        let folders = entries.iter_mut().map(|(entry, _)| entry).filter(|entry| entry.kind == Kind::Dir);
-        let folders: Vec<&mut Entry> = folders.collect();
+        let folders: Vec<&mut (Entry, bool)> = entries.iter_mut().filter(|(e, _)| e.kind == Kind::Dir).collect();
         let helpers = if folders.len() < WIDE { 0 } else { self.free.swap(0, Ordering::Relaxed) };
         if helpers == 0 {
             return folders.into_iter().try_for_each(fill);
@@ -186,7 +203,8 @@ pub(super) fn file_kind(kind: Kind) -> FileKind {
 }
 
 impl Entry {
-    fn read(name: &OsStr, at: &Path, data: &Metadata, changes: Changes) -> Result<Entry> {
+    /// What is called `name` in `folder`.
+    fn read(name: OsString, folder: &Path, data: &Metadata, changes: Changes) -> Result<Entry> {
         let kind = match data.file_type() {
             t if t.is_dir() => Kind::Dir,
             t if t.is_symlink() => Kind::Link,
@@ -195,9 +213,14 @@ impl Entry {
             t if t.is_fifo() => Kind::Fifo,
             _ => Kind::File,
         };
-        let link = if kind == Kind::Link { fs::read_link(at).doing("read the symlink", at)? } else { PathBuf::new() };
+        let link = if kind == Kind::Link {
+            let at = folder.join(&name);
+            fs::read_link(&at).doing("read the symlink", &at)?
+        } else {
+            PathBuf::new()
+        };
         Ok(Entry {
-            name: name.to_owned(),
+            name,
             kind,
             mode: data.permissions().mode() & 0o7777,
             size: data.size(),
@@ -300,9 +323,14 @@ impl Scanned {
             *slot = Some(digest);
             changed |= node.kind == Kind::File && index.is_settled(&stat);
         }
-        let mut seen = Vec::new();
-        settled(&self.top, &index, &mut seen);
-        if changed || seen.len() != index.len() { index.replace(tmp, seen) } else { Ok(()) }
+        let mut count = 0;
+        settled(&self.top, &index, &mut |_, _| count += 1);
+        if !changed && count == index.len() {
+            return Ok(());
+        }
+        let mut seen = Vec::with_capacity(count);
+        settled(&self.top, &index, &mut |stat, digest| seen.push((stat, digest)));
+        index.replace(tmp, seen)
     }
 
     /// The stats of all files.
@@ -332,19 +360,22 @@ fn collect<'a>(entry: &'a mut Entry, at: &mut PathBuf, missing: &mut Vec<(&'a mu
     }
 }
 
-fn settled(entry: &Entry, index: &Index, seen: &mut Vec<(Stat, Digest)>) {
+/// Hands every file that may be noted to `each`.
+fn settled(entry: &Entry, index: &Index, each: &mut impl FnMut(Stat, Digest)) {
     if let (Kind::File, Some(digest)) = (entry.kind, entry.digest)
         && index.is_settled(&entry.stat)
     {
-        seen.push((entry.stat, digest));
+        each(entry.stat, digest);
     }
-    entry.children.iter().for_each(|child| settled(child, index, seen));
+    entry.children.iter().for_each(|child| settled(child, index, each));
 }
 
 /// Header (and content) digests of nodes, on all cores when it is worth it.
 pub(super) fn hash_all(nodes: &[&Node]) -> Result<Vec<Digest>> {
     let heavy = nodes.iter().filter(|n| n.kind == Kind::File).count();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(heavy.div_ceil(16));
+    // How many cores there are costs a dozen system calls to know.
+    let worth = heavy.div_ceil(16);
+    let threads = if worth > 1 { std::thread::available_parallelism().map_or(1, usize::from).min(worth) } else { 1 };
     if threads <= 1 {
         return nodes.iter().map(|node| header::digest(node)).collect();
     }
