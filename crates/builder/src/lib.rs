@@ -62,12 +62,29 @@ pub enum Error {
     },
     #[error(transparent)]
     Policy(#[from] policy::Error),
+    /// What was asked for can't be: the command line, the request or the file that says so is wrong.
     #[error("{0}")]
     Request(String),
+    /// What was asked for is fine, and something went wrong on the way.
+    #[error("{0}")]
+    Failed(String),
     #[error("cancelled")]
     Cancelled,
     #[error("a worker thread of larder ended early while it did {what}: this is a defect of larder, please report it")]
     Thread { what: &'static str },
+}
+
+impl Error {
+    /// Whether the request itself is wrong: asked again, it fails again, on any machine.
+    pub fn is_request(&self) -> bool {
+        match self {
+            Error::Request(_) | Error::Dockerfile(_) => true,
+            Error::Placed { error, .. } => error.is_request(),
+            Error::Export(error) => error.is_request(),
+            Error::Cache(error) => error.is_request(),
+            _ => false,
+        }
+    }
 }
 
 /// The one door from async code to code that blocks: runs `work` on a thread where it may.

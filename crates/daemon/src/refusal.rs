@@ -76,7 +76,7 @@ impl Told {
                 let place = place.unwrap_or_else(|| graph::Place::new(file, None));
                 Error::Dockerfile(Box::new(Faulty { place, diagnostics, parsing }))
             }
-            Told::Placed { error } => Error::Placed { place: Box::new(place?), error: Box::new(Error::Request(error)) },
+            Told::Placed { error } => Error::Placed { place: Box::new(place?), error: Box::new(plain(status, error)) },
             Told::Missed(misses) => Error::Missed(misses),
             Told::Step { step, name, error } => {
                 Error::Step { step, name, error, place: place.map(Box::new), remains: None }
@@ -87,6 +87,11 @@ impl Told {
     fn detail(&self) -> Option<Detail> {
         serde_json::to_value(self).ok().map(Detail::Own)
     }
+}
+
+/// An error of which a status tells no more than its words.
+pub fn plain(status: &Status, text: String) -> Error {
+    if status.code() == Code::InvalidArgument { Error::Request(text) } else { Error::Failed(text) }
 }
 
 /// The status of a failed build.
@@ -151,7 +156,7 @@ fn read(error: &Error) -> (Code, Vec<Detail>) {
         }
         Error::Missed(_) => (Code::FailedPrecondition, Vec::new()),
         Error::Cancelled => (Code::Cancelled, Vec::new()),
-        Error::Request(_) => (Code::InvalidArgument, Vec::new()),
+        error if error.is_request() => (Code::InvalidArgument, Vec::new()),
         _ => (Code::Unknown, Vec::new()),
     }
 }

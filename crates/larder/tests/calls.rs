@@ -63,7 +63,7 @@ fn what_is_printed() {
     // A question leaves no build behind, and a wrong one builds nothing.
     assert_eq!(kitchen.larder(&["history", "ls", "--format", "json"]).ok().stdout, "");
     let unknown = here(&kitchen, "nosuch");
-    assert_eq!((unknown.code, unknown.stdout.as_str()), (1, ""));
+    assert_eq!((unknown.code, unknown.stdout.as_str()), (2, ""));
     assert!(unknown.stderr.contains("knows no question `nosuch`"), "{}", unknown.stderr);
     assert_eq!(here(&kitchen, "check,nosuch=1").code, 2);
 }

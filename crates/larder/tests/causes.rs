@@ -118,3 +118,27 @@ fn without_the_cache_volumes_begin_anew() {
     write("four");
     assert_eq!(count(&[]), "2");
 }
+
+/// What a person changed is named as it was written; what changed behind the same words, by its own name.
+#[test]
+fn file_instructions_in_words() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    for name in ["src/a", "lib/a"] {
+        kitchen.write(name, "1");
+    }
+    let causes = |before: &str, after: &str| {
+        kitchen.write("Dockerfile", &format!("FROM base\n{before}\nRUN true\n"));
+        kitchen.build(&["--no-cache"]).ok();
+        kitchen.write("Dockerfile", &format!("FROM base\n{after}\nRUN true\n"));
+        let told = kitchen.build(&[]).ok().stderr;
+        let because = told.lines().find_map(|line| line.split_once(" because ").map(|(_, why)| why.to_owned()));
+        because.unwrap_or_else(|| panic!("{told}"))
+    };
+    let said = causes("COPY src /w/", "COPY --chown=1:2 src /w/");
+    assert_eq!(said, "the instruction: COPY src /w/ → COPY --chown=1:2 src /w/");
+    assert_eq!(causes("COPY src /w/", "COPY lib /w/"), "the instruction: COPY src /w/ → COPY lib /w/");
+    assert_eq!(causes("COPY <<E /x\none\nE", "COPY <<E /x\ntwo\nE"), "the instruction: content one␤ → content two␤");
+    assert_eq!(causes("WORKDIR /a\nCOPY src x", "WORKDIR /b\nCOPY src x"), "the instruction: WORKDIR /a → WORKDIR /b");
+    let explained = kitchen.larder(&["explain"]).ok().stdout;
+    assert!(!explained.contains("Some("), "{explained}");
+}

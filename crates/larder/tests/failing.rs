@@ -40,15 +40,36 @@ fn flags_that_are_wrong() {
         (vec!["-o", "type=soup"], "`soup` is not an output type"),
         (vec!["--allow", "network.hots"], "unknown entitlement network.hots"),
         (vec!["--target", "nope"], "target stage \"nope\" could not be found"),
+        (vec!["--target", "nope"], "help: there are 0"),
+        (vec!["--fail-on-miss=nope"], "there is no such stage; there are 0"),
+        (vec!["-t", "Upper"], "-t Upper: `Upper` is not an image reference"),
+        (vec!["--push"], "what is pushed needs a name"),
+        (vec!["--ulimit", "x"], "--ulimit x: expected NAME=SOFT[:HARD]"),
+        (vec!["--network", "bogus"], "--network bogus: expected default, none or host"),
+        (vec!["--call", "bogus"], "knows no question `bogus`"),
+        (vec!["-o", "type=image,compression=brotli"], "is no attribute of the output image"),
         (vec!["--platform", "no/such/thing/here"], "is not a platform"),
         (vec!["--cache-to", "type=azblob"], "`azblob` is not a cache that larder can write"),
         (vec!["--cache-to", "type=registry"], "needs ref=…"),
         (vec!["--cache-to", "type=inline,mode=most"], "expected min or max"),
     ] {
         let ran = kitchen.build(&args);
-        assert_ne!(ran.code, 0);
         assert!(ran.stderr.contains(expected), "{args:?}: {}", ran.stderr);
+        assert_eq!(ran.code, 2, "{args:?}: {}", ran.stderr);
     }
+}
+
+/// What is right and goes wrong is no wrong command line.
+#[test]
+fn failures_that_no_other_flag_mends() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\n");
+    for args in [vec!["-t", "127.0.0.1:1/app", "--push"], vec!["--iidfile", "/not/there/id"]] {
+        let ran = kitchen.build(&args);
+        assert_eq!(ran.code, 1, "{args:?}: {}", ran.stderr);
+    }
+    kitchen.write("Dockerfile", "FROM 127.0.0.1:1/nothing\n");
+    assert_eq!(kitchen.build(&[]).code, 1);
 }
 
 #[test]

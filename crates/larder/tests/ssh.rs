@@ -131,10 +131,31 @@ fn a_key_without_an_agent() {
     let mut command = kitchen.command(&kitchen.root(), &args);
     let ran = Ran::of(command.env("TMPDIR", &place).output().unwrap()).ok();
     assert_eq!(ran.stderr.matches("the-kitchen-key (ED25519)").count(), 4, "{}", ran.stderr);
-    assert_eq!(processes(place.to_str().unwrap()), 0, "an agent of ours runs on");
+    eventually("an agent of ours runs on", || processes(place.to_str().unwrap()) == 0);
     assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "its folder is left");
     let missing = kitchen.build(&["--ssh", "default=/not/here"]);
     assert_eq!(missing.code, 2, "{}", missing.stderr);
+}
+
+#[test]
+fn no_agent_outlives_a_killed_build() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    if Agent::start(&kitchen).is_none() {
+        return;
+    }
+    kitchen.write("Dockerfile", "FROM base\nRUN --mount=type=ssh sleep 100\n");
+    let key = format!("default={}", key(&kitchen).display());
+    let (place, context) = (kitchen.path("t"), kitchen.context());
+    std::fs::create_dir(&place).unwrap();
+    let mut command = kitchen.command(&kitchen.root(), &["build", "--ssh", &key, context.to_str().unwrap()]);
+    let mut build = command.env("TMPDIR", &place).stderr(Stdio::null()).spawn().unwrap();
+    let agents = || processes(&format!("{}/larder-ssh", place.display()));
+    eventually("no agent is started", || agents() > 0);
+    eventually("the step does not run", || processes("sleep 100") > 0);
+    build.kill().unwrap();
+    build.wait().unwrap();
+    eventually("an agent of ours runs on", || agents() == 0);
+    eventually("its folder is left", || std::fs::read_dir(&place).unwrap().count() == 0);
 }
 
 #[test]

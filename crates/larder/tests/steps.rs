@@ -1,8 +1,9 @@
 //! What instructions do to files and processes, on real input.
 
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
-use crate::kitchen::Kitchen;
+use crate::kitchen::{Kitchen, Ran};
 
 #[test]
 fn copies() {
@@ -211,4 +212,31 @@ fn archives_through_links() {
     }
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(out.join("etc")).unwrap().permissions());
     assert_eq!((mode & 0o777, out.join("etc/more").exists()), (0o700, true));
+}
+
+/// Larder in a chroot whose root is no mount, as CI jobs and rescue systems have it: the folder with all that it needs.
+#[test]
+fn within_a_chroot() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let root = kitchen.path("machine");
+    std::fs::create_dir(&root).unwrap();
+    for folder in ["dev", "proc", "sys", "tmp", "work"] {
+        std::fs::create_dir(root.join(folder)).unwrap();
+    }
+    let listed = Command::new("ldd").arg(env!("CARGO_BIN_EXE_larder")).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    for file in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+        let target = root.join(file.trim_start_matches('/'));
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(file, target).unwrap();
+    }
+    std::fs::copy(env!("CARGO_BIN_EXE_larder"), root.join("larder")).unwrap();
+    testkit::base::tar(&root.join("work")).unwrap();
+    std::fs::write(root.join("work/Dockerfile"), "FROM base\nRUN echo built > /made && [ ! -e /work ]\n").unwrap();
+    let script = "for place in dev proc sys; do mount --rbind /$place $0/$place; done; \
+        chroot $0 /larder --root /store image import base /work/base.tar && \
+        chroot $0 /larder --root /store build -o /out /work";
+    let ran = Command::new("unshare").args(["--mount", "sh", "-c", script]).arg(&root).output().unwrap();
+    let ran = Ran::of(ran).ok();
+    assert_eq!(std::fs::read_to_string(root.join("out/made")).unwrap(), "built\n", "{}", ran.stderr);
 }

@@ -5,7 +5,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, fstat, openat2, statx,
+};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -226,6 +228,7 @@ fn raw(error: std::io::Error) -> Errno {
 fn attach_all(plan: &Plan) -> Result<(), Failure> {
     let at =
         |stage, index: usize| move |errno: Errno| Failure { stage, index: index as u32, errno: errno.raw_os_error() };
+    leave_chroot().map_err(at(Stage::Private, 0))?;
     make_private().map_err(raw).map_err(at(Stage::Private, 0))?;
     // The old root is detached at the end, and with it all that is attached over it here.
     let over = |mount: &OwnedFd, path| move_mount(mount, c"", CWD, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
@@ -242,6 +245,25 @@ fn attach_all(plan: &Plan) -> Result<(), Failure> {
         set_attr(plan.root.as_fd(), attr::RDONLY, 0, false).map_err(raw).map_err(at(Stage::Root, 0))?;
     }
     Ok(())
+}
+
+/// Where larder runs in a chroot, the root may be a plain directory: its mount can't be made private and `pivot_root` can't
+/// leave it. This namespace is the process' own and nothing of it stays in reach, so its true root is entered first.
+fn leave_chroot() -> Result<(), Errno> {
+    let about = |path| statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS | StatxFlags::MNT_ID);
+    if about(c"/")?.stx_attributes.contains(StatxAttributes::MOUNT_ROOT) {
+        return Ok(());
+    }
+    rustix::process::chdir(c"/")?;
+    // A working directory that isn't beneath the root has parents up to the root of the namespace.
+    rustix::process::chroot(c"dev")?;
+    loop {
+        let (here, above) = (about(c".")?, about(c"..")?);
+        if (here.stx_ino, here.stx_mnt_id) == (above.stx_ino, above.stx_mnt_id) {
+            return rustix::process::chroot(c".");
+        }
+        rustix::process::chdir(c"..")?;
+    }
 }
 
 /// Opens `path` inside the root as mounted so far. The parent has resolved it: a symlink there now is an attack.

@@ -5,6 +5,7 @@ use graph::{Kind, Vertex, wire};
 use oci::Digest;
 use serde::{Deserialize, Serialize};
 
+use crate::actions;
 use crate::record::KeyId;
 
 /// One named part.
@@ -56,9 +57,13 @@ impl Ingredients {
         let mut parts = Vec::new();
         let instruction = description.get("com.docker.dockerfile.v1.command").cloned();
         parts.push(Part::Instruction(instruction.unwrap_or_else(|| text(vertex))));
-        if let Some(Kind::Exec(op)) = vertex.kind() {
-            let args = description.get("larder.args").map(|json| arg_names(json)).unwrap_or_default();
-            exec_parts(op, &args, &mut parts);
+        match vertex.kind() {
+            Some(Kind::Exec(op)) => {
+                let args = description.get("larder.args").map(|json| arg_names(json)).unwrap_or_default();
+                exec_parts(op, &args, &mut parts);
+            }
+            Some(Kind::File(op)) => parts.extend(actions::parts(op)),
+            _ => {}
         }
         if let Some(p) = &vertex.op.platform {
             parts.push(Part::Platform(oci::Platform::new(&p.os, &p.architecture, &p.variant).to_string()));
@@ -81,9 +86,12 @@ fn arg_names(json: &str) -> Vec<String> {
 fn text(vertex: &Vertex) -> String {
     match vertex.kind() {
         Some(Kind::Exec(op)) => op.meta.as_ref().map(|m| m.args.join(" ")).unwrap_or_default(),
-        // File actions differ in more than their names; the whole operation is the instruction.
-        Some(Kind::File(op)) => op.actions.iter().map(|a| format!("{:?}", a.action)).collect::<Vec<_>>().join("\n"),
-        _ => vertex.name(),
+        // Its name for people, without `[build 3/7]`: a stage that became longer is no other instruction.
+        _ => {
+            let name = vertex.name();
+            let instruction = name.strip_prefix('[').and_then(|rest| rest.split_once("] "));
+            instruction.map_or(name.as_str(), |(_, instruction)| instruction).to_owned()
+        }
     }
 }
 

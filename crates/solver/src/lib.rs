@@ -2,6 +2,7 @@
 //! It decides and never acts: no file, clock, network or thread is touched here; the builder's driver performs the
 //! effects and feeds the events, so that thousands of schedules run in a test from a seed.
 
+mod actions;
 mod cause;
 pub mod exchange;
 mod explain;

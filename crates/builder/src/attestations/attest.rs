@@ -131,7 +131,7 @@ impl Build {
             let layers = written.layers.get(i).map(Vec::as_slice).unwrap_or_default();
             let predicate = made.predicate(layers, true);
             let said = serde_json::to_vec_pretty(&predicate);
-            let said = said.map_err(|error| Error::Request(format!("provenance can't be written: {error}")))?;
+            let said = said.map_err(|error| Error::Failed(format!("provenance can't be written: {error}")))?;
             all.insert(built.name.clone(), (made.kind(), said));
             predicates.insert(built.name.clone(), predicate);
         }

@@ -38,7 +38,7 @@ pub struct Target {
 }
 
 fn invalid(error: graph::Error) -> Error {
-    Error::Request(error.to_string())
+    Error::Failed(error.to_string())
 }
 
 impl Scanner<'_> {
@@ -106,7 +106,7 @@ impl Scanner<'_> {
         let args: Vec<String> = words.into_iter().flatten().flatten().cloned().collect();
         if args.is_empty() {
             let text = format!("the scanner {} has neither an entrypoint nor a command", self.sbom.generator);
-            return Err(Error::Request(text));
+            return Err(Error::Failed(text));
         }
         let mut env = container.env.clone();
         env.push(format!("BUILDKIT_SCAN_DESTINATION={OUT}"));

@@ -207,14 +207,14 @@ impl Given {
     ) -> Result<Attestation, Error> {
         if predicate.starts_with("https://slsa.dev/provenance/") {
             let text = format!("{file} is provenance: only the builder itself says how something was built");
-            return Err(Error::Request(text));
+            return Err(Error::Failed(text));
         }
         Ok(Attestation { file, predicate, about, inline_only: self.inline_only, said: Said::Fixed(said) })
     }
 }
 
 fn wrong(path: &Path, reason: &str) -> Error {
-    Error::Request(format!("{} can't be used as an attestation: {reason}", path.display()))
+    Error::Failed(format!("{} can't be used as an attestation: {reason}", path.display()))
 }
 
 fn file(view: &View, path: &Path) -> Result<Vec<u8>, Error> {

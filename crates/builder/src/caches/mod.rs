@@ -100,6 +100,13 @@ pub enum Error {
     Store(#[from] store::Error),
 }
 
+impl Error {
+    /// Whether the cache is wrong as it was asked for.
+    pub fn is_request(&self) -> bool {
+        matches!(self, Error::UnknownKind { .. } | Error::Missing { .. } | Error::BadAttribute { .. })
+    }
+}
+
 /// What a failure to get something from `backend` means for the steps that needed it.
 fn cause(backend: &str, error: &crate::Error) -> Cause {
     let looked = vec![backend.to_owned()];

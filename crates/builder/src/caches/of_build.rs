@@ -116,7 +116,7 @@ impl Build {
         let written = self.export_caches(true).await?;
         // BuildKit's clients know of one.
         if let Some(manifest) = written.first() {
-            let json = serde_json::to_string(manifest).map_err(|e| Error::Request(e.to_string()))?;
+            let json = serde_json::to_string(manifest).map_err(|e| Error::Failed(e.to_string()))?;
             response.exporter.insert("cache.manifest".to_owned(), json);
         }
         Ok(())

@@ -101,6 +101,14 @@ pub enum Error {
     Registry(#[from] registry::Error),
 }
 
+impl Error {
+    /// Whether the output is wrong as it was asked for.
+    pub fn is_request(&self) -> bool {
+        use Error::{Attestations, BadAttribute, Missing, OneImage, UnknownKind};
+        matches!(self, UnknownKind { .. } | BadAttribute { .. } | Missing { .. } | Attestations { .. } | OneImage)
+    }
+}
+
 /// What an exporter works with.
 pub(crate) struct Export<'a> {
     pub work: Work,

@@ -67,7 +67,7 @@ impl Remote {
 }
 
 fn invalid(error: graph::Error) -> Error {
-    Error::Request(error.to_string())
+    Error::Failed(error.to_string())
 }
 
 /// One source as a graph.
@@ -84,7 +84,7 @@ pub fn source(identifier: String, attrs: BTreeMap<String, String>, name: &str) -
 
 /// How files of a client's directory are got, as BuildKit's clients say it.
 pub fn local(session: &str, directory: &str, wanted: &Filter, name: &str) -> Result<wire::Definition, Error> {
-    let list = serde_json::to_string(&wanted.follow).map_err(|e| Error::Request(e.to_string()))?;
+    let list = serde_json::to_string(&wanted.follow).map_err(|e| Error::Failed(e.to_string()))?;
     let attrs = BTreeMap::from([
         ("local.differ".to_owned(), "none".to_owned()),
         ("local.followpaths".to_owned(), list),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dockerfile::ast::File;
+use dockerfile::ast::{File, Kind};
 use dockerfile::diagnostic::Span;
 use dockerfile::lower::{Lowered, Options};
 use dockerfile::{Diagnostic, LineIndex};
@@ -94,6 +94,7 @@ impl<'a> Frontend<'a> {
             return Ok(Made::Elsewhere(elsewhere));
         }
         let loaded = self.whole(Loaded { definition, ignore, file }, errors)?;
+        self.know_stages(&loaded.file)?;
         let host = Platform::host();
         let platforms = self.platforms(&host)?;
         let sbom = Wanted::read(self.attributes)?.sbom;
@@ -122,6 +123,25 @@ impl<'a> Frontend<'a> {
             targets.push(Target { platform: platform.clone(), lowered, read, scan });
         }
         Ok(Made::Targets(targets))
+    }
+
+    /// A misspelt stage would forbid nothing, and nobody would notice.
+    fn know_stages(&self, file: &File) -> Result<(), Error> {
+        let froms = file.instructions.iter().filter_map(|instruction| match &instruction.kind {
+            Kind::From { name, .. } => Some(name.as_ref().map(|name| name.value.to_lowercase())),
+            _ => None,
+        });
+        let known: Vec<String> = froms.enumerate().map(|(i, name)| name.unwrap_or_else(|| i.to_string())).collect();
+        for stage in self.build.request().fail_on_miss.iter().flatten() {
+            let is_number = stage.parse().is_ok_and(|number: usize| number < known.len());
+            if !is_number && !known.contains(stage) {
+                let stages = known.join(", ");
+                return Err(Error::Request(format!(
+                    "--fail-on-miss={stage}: there is no such stage; there are {stages}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// What was read so far to find out what to build.

@@ -59,7 +59,7 @@ impl Process {
         let ended = (&mut self.ended).await.map_err(|_| Error::Thread { what: "a frontend" })?;
         let ended = ended.and_then(|exit| match exit.status.code() {
             0 => Ok(()),
-            code => Err(Error::Request(format!("the frontend ended with exit code {code}"))),
+            code => Err(Error::Failed(format!("the frontend ended with exit code {code}"))),
         });
         match self.task.take() {
             Some(task) => task.finish(ended),
@@ -129,7 +129,7 @@ impl Image {
 
     /// The image as a source.
     fn graph(&self) -> Result<graph::Graph, Error> {
-        let invalid = |e: graph::Error| Error::Request(e.to_string());
+        let invalid = |e: graph::Error| Error::Failed(e.to_string());
         let identifier = format!("docker-image://{}", self.reference);
         let attrs = BTreeMap::from([("image.recordtype".to_owned(), "frontend".to_owned())]);
         let op = wire::Op {
@@ -144,7 +144,7 @@ impl Image {
 }
 
 fn failed(source: std::io::Error) -> Error {
-    Error::Request(format!("can't make pipes for a frontend: {source}"))
+    Error::Failed(format!("can't make pipes for a frontend: {source}"))
 }
 
 /// The process' ends, and ours of its input, output and errors.

@@ -5,7 +5,7 @@ pub(crate) mod context;
 pub mod dockerfile;
 pub mod image;
 mod lowering;
-mod options;
+pub mod options;
 pub mod questions;
 
 use std::sync::Arc;

@@ -80,7 +80,8 @@ fn bad(name: &str, value: &str, expected: &str) -> Error {
     Error::Request(format!("`{value}` is no value for {name}: {expected}"))
 }
 
-fn ulimit(text: &str) -> Option<(String, i64, i64)> {
+/// Reads `NAME=SOFT[:HARD]`.
+pub fn ulimit(text: &str) -> Option<(String, i64, i64)> {
     let (name, values) = text.split_once('=')?;
     let (soft, hard) = values.split_once(':').unwrap_or((values, values));
     Some((name.to_owned(), soft.parse().ok()?, hard.parse().ok()?))

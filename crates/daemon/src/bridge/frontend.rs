@@ -124,7 +124,7 @@ async fn talk(
     let serving = async { tokio::join!(server, passing) };
     let ended = tokio::select! {
         ended = process.end() => ended,
-        _ = serving => Err(builder::Error::Request("the frontend's connection broke".to_owned())),
+        _ = serving => Err(builder::Error::Failed("the frontend's connection broke".to_owned())),
     };
     match (returned.try_recv(), ended) {
         (Ok(Err(refused)), _) => Err(refused),

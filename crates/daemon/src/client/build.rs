@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 
 use super::{Client, offer, status};
 use crate::questions::Question;
-use crate::refusal::Told;
+use crate::refusal::{Told, plain};
 use crate::session::nearby::{self, Nearby};
 use crate::session::tunnel;
 
@@ -110,7 +110,7 @@ impl Client {
         let forbids = request.frontend_attrs.contains_key("fail-on-miss");
         // It only matters to builds that ask for more than BuildKit's API has.
         let matters = forbids || request.cache.iter().any(|cache| !cache.exports.is_empty());
-        let is_larder = !matters || self.is_larder().await.map_err(|e| Error::Request(e.to_string()))?;
+        let is_larder = !matters || self.is_larder().await.map_err(|e| Error::Failed(e.to_string()))?;
         if forbids && !is_larder {
             let text = format!("the daemon on {} is not larder, and knows no --fail-on-miss", self.address);
             return Err(Error::Request(text));
@@ -131,7 +131,7 @@ impl Client {
 
     /// A failure as the same build in this process would give it.
     pub(super) fn told(&self, status: &Status) -> Error {
-        Told::read(status).unwrap_or_else(|| Error::Request(self.said(status)))
+        Told::read(status).unwrap_or_else(|| plain(status, self.said(status)))
     }
 
     /// The same for any daemon and any request, and a failure as the daemon words it.

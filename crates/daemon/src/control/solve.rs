@@ -70,7 +70,7 @@ async fn build(
             let told = proto::refusal::whole(status);
             let kept = job.build.tell_failure(told.code, &told.encode_to_vec());
             kept.map_err(|error| refusal::of(&error))?;
-            Err(builder::Error::Request(status.message().to_owned()))
+            Err(builder::Error::Failed(status.message().to_owned()))
         }
     };
     job.build.finish(&ended).map_err(|error| refusal::of(&error))?;

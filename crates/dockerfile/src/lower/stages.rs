@@ -290,7 +290,11 @@ impl<'a> Stages<'a> {
             let error = Diagnostic::error(span, format!("target stage \"{}\" could not be found", options.target));
             match nearest(&options.target, self.list.iter().map(|s| s.name.as_str()).filter(|n| !n.is_empty())) {
                 Some(near) => error.help(format!("did you mean {near}?")),
-                None => error,
+                None => {
+                    let names = self.list.iter().enumerate();
+                    let names = names.map(|(i, s)| if s.name.is_empty() { i.to_string() } else { s.name.clone() });
+                    error.help(format!("there are {}", names.collect::<Vec<_>>().join(", ")))
+                }
             }
         })
     }

@@ -1,11 +1,15 @@
 //! `--ssh`: an agent's socket as it is, or an agent of our own (OpenSSH's) that holds the given keys for the build.
 //! Keys never enter this process.
 
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use builder::session::{Error, SshSocket};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 
 /// What serves an id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,18 +50,21 @@ impl Agent {
     }
 }
 
-/// Ends the agent and removes its directory when dropped.
+/// Run beside the agent, which is its child: ends it when it is told to, or when this process is gone, however that came
+/// about, and removes their folder.
+const WATCH: &str = "echo; read -r _; kill -9 \"$SSH_AGENT_PID\"; rm -rf \"$0\"";
+
+/// Ends the agent when dropped.
 struct Running {
-    child: std::process::Child,
-    directory: PathBuf,
+    watch: std::process::Child,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both can only fail when the agent or its directory is gone already, which is what is wanted.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
+        // A line, as a step that is just being started may hold the pipe for a moment. Both can only fail when the agent
+        // is gone already, which is what is wanted.
+        let _ = self.watch.stdin.take().map(|mut pipe| pipe.write_all(b"\n"));
+        let _ = self.watch.wait();
     }
 }
 
@@ -70,14 +77,21 @@ async fn start_agent(id: &str, keys: &[PathBuf]) -> Result<SshSocket, Error> {
     std::fs::create_dir_all(&directory).map_err(|e| other(format!("can't make {}: {e}", directory.display())))?;
     let path = directory.join("agent.sock");
     let mut command = std::process::Command::new("ssh-agent");
-    command.arg("-D").arg("-a").arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let child = command.spawn().map_err(|e| other(format!("can't start ssh-agent ({e}): install OpenSSH's client")))?;
-    let running = Running { child, directory };
-    for _ in 0..100 {
-        if path.exists() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    command.arg("-a").arg(&path).args(["sh", "-c", WATCH]).arg(&directory);
+    // A group of its own: Ctrl-C in a terminal is for this process to answer.
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
+    let watch = command.spawn().map_err(|e| other(format!("can't start ssh-agent ({e}): install OpenSSH's client")))?;
+    let mut running = Running { watch };
+    let said = running.watch.stdout.take().map(|pipe| Receiver::from_owned_fd(pipe.into())).transpose();
+    let mut said = said.map_err(|e| other(format!("can't listen to ssh-agent: {e}")))?;
+    // It says something once the agent has its socket.
+    let mut line = [0];
+    let count = match &mut said {
+        Some(said) => said.read(&mut line).await.map_err(|e| other(format!("can't listen to ssh-agent: {e}")))?,
+        None => 0,
+    };
+    if count == 0 {
+        return Err(other("ssh-agent ended at once".to_owned()));
     }
     let mut add = tokio::process::Command::new("ssh-add");
     add.arg("-q").args(keys).env("SSH_AUTH_SOCK", &path).stdin(Stdio::null());

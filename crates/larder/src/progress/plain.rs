@@ -75,8 +75,9 @@ impl<W: Write + Send> Display for Plain<W> {
             }
             What::Progress { step, part, current, total, done } => {
                 if *done {
-                    let size = super::plain::size(*current.max(total));
-                    self.line(*step, &format!("{part} {size} done"));
+                    let bytes = *current.max(total);
+                    let size = if bytes == 0 { String::new() } else { format!("{} ", size(bytes)) };
+                    self.line(*step, &format!("{part} {size}done"));
                 }
             }
             What::Warning { step, warning } => {

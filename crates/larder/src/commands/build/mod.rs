@@ -65,7 +65,7 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
                 }
                 let mut response = client.build(offered, request, &events).await?;
                 if wants_provenance {
-                    response.provenance = client.provenance(&id).await.map_err(|e| Error::Request(e.to_string()))?;
+                    response.provenance = client.provenance(&id).await.map_err(|e| Error::Failed(e.to_string()))?;
                 }
                 Ok(Done::Built(response))
             })
@@ -117,7 +117,10 @@ fn failure(error: &Error) -> Failure {
             let text = String::from_utf8_lossy(&file.data);
             Failure { code: 2, text: report::dockerfile(&file.filename, &text, &faulty.diagnostics) }
         }
-        Error::Placed { place, error } => Failure { code: 1, text: report::at(&error.to_string(), place) },
+        Error::Placed { place, error } => {
+            let code = if error.is_request() { 2 } else { 1 };
+            Failure { code, text: report::at(&error.to_string(), place) }
+        }
         Error::Missed(misses) => {
             let mut text = String::from("error: these steps had to run, and --fail-on-miss forbids it:\n");
             for (name, cause) in misses {
@@ -128,6 +131,7 @@ fn failure(error: &Error) -> Failure {
         Error::Step { name, error, place: Some(place), .. } => {
             Failure { code: 1, text: report::at(&format!("{name}: {error}"), place) }
         }
+        error if error.is_request() => Failure::usage(error),
         error => Failure::failed(error),
     }
 }

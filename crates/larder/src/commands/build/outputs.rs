@@ -14,6 +14,9 @@ type Result<T> = std::result::Result<T, String>;
 
 /// Outputs as asked for; without any it is an image in the store.
 pub fn of(flags: &Flags, session: &mut LocalSession) -> Result<Vec<exporters::Request>> {
+    for name in &flags.tag {
+        oci::Reference::parse(name).map_err(|error| format!("-t {name}: {error}"))?;
+    }
     let mut requests = Vec::new();
     for text in &flags.output {
         requests.push(output(text, session)?);
@@ -38,6 +41,15 @@ pub fn of(flags: &Flags, session: &mut LocalSession) -> Result<Vec<exporters::Re
                 request.attributes.extend(annotation(text)?);
             }
         }
+    }
+    // Said before anything is built, and not after.
+    let is_nameless =
+        |r: &exporters::Request| matches!(r.kind.as_str(), "image" | "registry") && !r.attributes.contains_key("name");
+    let is_pushed = |r: &exporters::Request| {
+        r.kind == "registry" || r.attributes.get("push").is_some_and(|push| matches!(push.as_str(), "" | "true" | "1"))
+    };
+    if requests.iter().any(|r| is_nameless(r) && is_pushed(r)) {
+        return Err("what is pushed needs a name: give one with -t REGISTRY/NAME".to_owned());
     }
     Ok(requests)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use builder::build::Request;
 use graph::git::GitUrl;
+use oci::Platform;
 
 use super::call::Call;
 use super::flags::Flags;
@@ -120,13 +121,23 @@ fn attributes(flags: &Flags) -> Result<BTreeMap<String, String>> {
     set("target", flags.target.clone());
     set("platform", flags.platform.join(","));
     set("cgroup-parent", flags.cgroup_parent.clone());
+    if !matches!(flags.network.as_str(), "" | "default" | "none" | "host") {
+        return Err(format!("--network {}: expected default, none or host", flags.network));
+    }
     if flags.network != "default" {
         set("force-network-mode", flags.network.clone());
     }
     if flags.pull {
         set("image-resolve-mode", "pull".to_owned());
     }
+    for text in &flags.ulimit {
+        builder::frontends::options::ulimit(text)
+            .ok_or_else(|| format!("--ulimit {text}: expected NAME=SOFT[:HARD]"))?;
+    }
     set("ulimit", flags.ulimit.join(","));
+    for text in &flags.platform {
+        Platform::parse(text, &Platform::host()).map_err(|error| format!("--platform {text}: {error}"))?;
+    }
     let hosts = flags.add_host.iter().map(|line| {
         let pair = line.split_once('=').or_else(|| line.split_once(':'));
         let (name, ip) = pair.ok_or_else(|| format!("--add-host {line}: expected HOST:IP"))?;
