@@ -12,6 +12,20 @@ fn a_step_that_fails() {
     insta::assert_snapshot!(ran.stderr.split("error:").last().unwrap_or_default());
 }
 
+/// A stage that is copied from runs beside the step that it is copied onto. What the failure came before is neither a hit
+/// nor a miss.
+#[test]
+fn steps_that_were_not_reached() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let slow = "FROM base AS slow\nRUN sleep 30\nRUN echo later\n";
+    kitchen.write("Dockerfile", &format!("{slow}FROM base\nRUN false\nCOPY --from=slow /bin /x\n"));
+    let ran = kitchen.build(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(!ran.stderr.contains("CACHED") && !ran.stderr.contains("echo later"), "{}", ran.stderr);
+    let told = kitchen.larder(&["explain"]).ok().stdout;
+    assert!(!told.contains("cached") && !told.contains("echo later"), "{told}");
+}
+
 #[test]
 fn a_file_that_is_missing() {
     let Some(kitchen) = Kitchen::new() else { return };

@@ -88,7 +88,10 @@ fn heredocs_and_triggers() {
 #[test]
 fn named_contexts() {
     let Some(kitchen) = Kitchen::new() else { return };
-    kitchen.write("Dockerfile", "FROM other AS o\nFROM base\nCOPY --from=files /x /x\nCOPY --from=o /bin/busybox /b\n");
+    kitchen.write(
+        "Dockerfile",
+        "FROM other:1-slim AS o\nFROM base\nCOPY --from=files /x /x\nCOPY --from=o /bin/busybox /b\n",
+    );
     std::fs::create_dir(kitchen.path("files")).unwrap();
     std::fs::write(kitchen.path("files/x"), "named").unwrap();
     let saved = kitchen.path("layout.tar");
@@ -98,7 +101,7 @@ fn named_contexts() {
     let status = std::process::Command::new("tar").arg("-xf").arg(&saved).arg("-C").arg(&layout).status().unwrap();
     assert!(status.success());
     let files = format!("files={}", kitchen.path("files").display());
-    let other = format!("other=oci-layout://{}", layout.display());
+    let other = format!("other:1-slim=oci-layout://{}", layout.display());
     let out = kitchen.files(&["--build-context", &files, "--build-context", &other]);
     assert_eq!(std::fs::read_to_string(out.join("x")).unwrap(), "named");
     assert!(out.join("b").exists());

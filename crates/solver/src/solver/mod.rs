@@ -13,7 +13,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use graph::{Edge, Graph};
@@ -291,22 +291,32 @@ impl Solver {
         }
         self.failed = false;
         for (build, effect) in over {
-            self.report_unneeded(build);
+            self.report_unneeded(build, matches!(effect, Effect::Failed { .. }));
             self.forget(build);
             self.effects.push(effect);
         }
     }
 
-    /// Steps that were never decided because what reads them was a hit.
-    fn report_unneeded(&mut self, build: Build) {
+    /// Steps that were never decided because what reads them was a hit. In a build that failed, a step may be undecided
+    /// for want of time: nothing is said of one that is wanted, or read by a step that is no hit.
+    fn report_unneeded(&mut self, build: Build, is_failed: bool) {
         let Some(order) = self.builds.get(&build) else { return };
-        for vertex in order.graph.vertices() {
-            let Some(node) = self.nodes.get_mut(&vertex.digest) else { continue };
-            if node.builds.contains(&build) && node.is_unneeded() {
-                let (source, builds) = (HitSource::NotNeeded, vec![build]);
-                self.effects.push(Effect::Hit { vertex: vertex.digest, source, record: None, builds, renew: false });
+        let (mut needed, mut unneeded) = (HashSet::new(), Vec::new());
+        if is_failed {
+            needed.extend(order.wanted.iter().map(|wanted| wanted.edge.vertex));
+        }
+        for vertex in order.graph.vertices().rev() {
+            let node = self.nodes.get(&vertex.digest).filter(|node| node.builds.contains(&build));
+            if node.is_some_and(|node| node.is_unneeded() && !needed.contains(&vertex.digest)) {
+                unneeded.push(vertex.digest);
+            } else if is_failed && !node.is_some_and(|node| node.told) {
+                needed.extend(vertex.inputs.iter().map(|input| input.vertex));
             }
         }
+        self.effects.extend(unneeded.into_iter().rev().map(|vertex| {
+            let (source, builds) = (HitSource::NotNeeded, vec![build]);
+            Effect::Hit { vertex, source, record: None, builds, renew: false }
+        }));
     }
 
     fn forget(&mut self, build: Build) {

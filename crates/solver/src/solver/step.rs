@@ -98,8 +98,9 @@ impl Solver {
         true
     }
 
-    /// With one input that is a miss under keys that lead nowhere it is sure already that content will be looked at: what
-    /// is hashed for that is made now, side by side with the inputs that are still undecided.
+    /// With one input that is a miss under keys that lead nowhere it is sure already that this step is no hit by keys: that
+    /// input is going to run, and content will be looked at. Both are made now, side by side, and beside the inputs that
+    /// are still undecided.
     fn ask_ahead(&mut self, vertex: Digest, inputs: &[Edge]) {
         let leads_nowhere = |n: &Node| n.is_miss() && !n.is_source() && n.found.is_empty();
         let is_miss = |e: &Edge| self.nodes.get(&e.vertex).is_some_and(leads_nowhere);
@@ -107,8 +108,8 @@ impl Solver {
             return;
         }
         let Some(map) = self.map(vertex) else { return };
-        let decisive = inputs.iter().zip(&map.inputs).filter(|(_, i)| i.content.is_some());
-        let edges: Vec<Edge> = decisive.map(|(edge, _)| *edge).collect();
+        let sure = inputs.iter().zip(&map.inputs).filter(|(edge, input)| input.content.is_some() || is_miss(edge));
+        let edges: Vec<Edge> = sure.map(|(edge, _)| *edge).collect();
         // What fails is seen when it is asked for again.
         let _ = self.ask(&edges, true);
     }
@@ -126,7 +127,7 @@ impl Solver {
         let edges: Vec<Edge> = decisive.iter().map(|i| inputs[*i]).collect();
         match self.ask(&edges, true) {
             Inputs::Failed => return self.fail_with_input(vertex),
-            Inputs::Waiting | Inputs::Ready => {}
+            Inputs::Waiting | Inputs::Ready => self.ask_ahead(vertex, &inputs),
         }
         for i in &decisive {
             let input = *i as u32;

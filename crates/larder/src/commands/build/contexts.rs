@@ -78,7 +78,7 @@ pub fn named(flags: &Flags, session: &mut LocalSession, attributes: &mut Attribu
         let (name, value) = text.split_once('=').ok_or_else(wrong)?;
         let found = if let Some(layout) = value.strip_prefix("oci-layout://") {
             let (folder, digest) = in_layout(layout).map_err(|e| format!("--build-context {text}: {e}"))?;
-            let key = format!("layout-{name}");
+            let key = layout_key(name);
             session.content.insert(format!("oci:{key}"), folder);
             format!("oci-layout://{key}@{digest}")
         } else if value.contains("://") || GitUrl::parse(value).is_some() {
@@ -96,6 +96,17 @@ pub fn named(flags: &Flags, session: &mut LocalSession, attributes: &mut Attribu
         attributes.insert(format!("context:{name}"), found);
     }
     Ok(())
+}
+
+/// The name of a layout within its session. It stands where a registry's host would, so the colon of `debian:bookworm` may
+/// not be in it.
+fn layout_key(name: &str) -> String {
+    let is_plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if is_plain {
+        format!("layout-{name}")
+    } else {
+        format!("layout-{}", &oci::Digest::of(name.as_bytes()).hex()[..16])
+    }
 }
 
 /// An image of a layout: `FOLDER[:TAG][@DIGEST]`.
