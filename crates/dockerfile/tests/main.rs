@@ -5,4 +5,5 @@
 mod epoch;
 mod fixtures;
 mod peers;
+mod refused;
 mod vectors;

@@ -132,6 +132,8 @@ pub struct Lazy {
     config: ImageConfig,
     platform: Platform,
     layers: Layers,
+    /// Only so many of its layers, from the lowest, are wanted (`image.layerlimit`).
+    limit: Option<u32>,
     snapshot: OnceCell<Option<SnapshotId>>,
 }
 
@@ -154,7 +156,18 @@ impl Lazy {
             let (found, expected) = (digest.to_string(), expected.clone());
             return Err(sources::Error::Checksum { identifier: name, found, expected }.into());
         }
-        Lazy::new(work, &name, origin, digest, platform).await
+        let limit = match vertex.kind() {
+            Some(Kind::Source(op)) => limit(&op.identifier, op.attrs.get("image.layerlimit"))?,
+            _ => None,
+        };
+        let mut lazy = Lazy::new(work, &name, origin, digest, platform).await?;
+        if let Some(limit) = limit {
+            let limited = usize::try_from(limit).unwrap_or(usize::MAX);
+            lazy.layers.list.truncate(limited);
+            lazy.config.rootfs.diff_ids.truncate(limited);
+            lazy.limit = Some(limit);
+        }
+        Ok(lazy)
     }
 
     pub(super) async fn new(
@@ -172,12 +185,12 @@ impl Lazy {
         let list = manifest.layers.into_iter().zip(config.rootfs.diff_ids.iter().copied()).collect();
         let layers = Layers { name: format!("pulled from {name}"), origin, list };
         let (name, snapshot) = (name.to_owned(), OnceCell::new());
-        Ok(Lazy { name, root: digest, manifest_digest, config, platform, layers, snapshot })
+        Ok(Lazy { name, root: digest, manifest_digest, config, platform, layers, limit: None, snapshot })
     }
 
     /// Cache digests: by manifest (`solver::key::image_key`), and by chain id (`chain_key`).
     pub fn keys(&self) -> Vec<Digest> {
-        let by_manifest = key::image_key(&self.manifest_digest, &self.platform, None);
+        let by_manifest = key::image_key(&self.manifest_digest, &self.platform, self.limit);
         std::iter::once(by_manifest).chain(key::chain_key(self.config.chain_ids().last())).collect()
     }
 
@@ -202,6 +215,19 @@ impl Lazy {
     pub async fn snapshot(&self, work: &Work) -> Result<Option<SnapshotId>, Error> {
         self.snapshot.get_or_try_init(|| self.layers.snapshot(work)).await.copied()
     }
+}
+
+/// How many layers an attribute allows.
+fn limit(identifier: &str, text: Option<&String>) -> Result<Option<u32>, Error> {
+    let Some(text) = text else { return Ok(None) };
+    let bad = || sources::Error::BadAttribute {
+        identifier: identifier.to_owned(),
+        name: "image.layerlimit".to_owned(),
+        value: text.clone(),
+        reason: "invalid layer limit: expected a number of layers above 0".to_owned(),
+    };
+    let number = text.parse::<u32>().ok().filter(|n| *n > 0);
+    Ok(Some(number.ok_or_else(bad)?))
 }
 
 /// Name and platform of a source.

@@ -127,9 +127,6 @@ fn config(result: &bridge::Result, what: &str, name: &str) -> Result<Option<Imag
     let read: Option<ImageConfig> = serde_json::from_slice(json).map_err(|e| invalid(&key, e))?;
     match &read {
         None if what == CONFIG => Err(invalid(&key, "invalid null image config for export")),
-        Some(read) if read.os.is_empty() != read.architecture.is_empty() => {
-            Err(invalid(&key, "invalid image config: os and architecture must be specified together"))
-        }
         _ => Ok(read),
     }
 }
@@ -159,9 +156,14 @@ pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response,
         let (config, base) = (config(result, CONFIG, &name)?, config(result, BASE_CONFIG, &name)?);
         let platform = match (found, &config) {
             (Some(found), _) => found.platform.clone(),
-            (None, Some(config)) if name.is_empty() && !config.os.is_empty() => {
-                Platform::new(&config.os, &config.architecture, &config.variant)
-            }
+            (None, Some(config)) if name.is_empty() => match (config.os.as_str(), config.architecture.as_str()) {
+                ("", "") => Platform::host(),
+                ("", _) | (_, "") => {
+                    let error = "invalid image config: os and architecture must be specified together";
+                    return Err(invalid(CONFIG, error));
+                }
+                (os, architecture) => Platform::new(os, architecture, &config.variant),
+            },
             _ if name.is_empty() => Platform::host(),
             _ => Platform::parse(&name, &Platform::host()).map_err(|e| Status::invalid_argument(e.to_string()))?,
         };

@@ -51,7 +51,8 @@ async fn build(
     let job = running.job.clone();
     let _under_way = UnderWay { running: Some(running), daemon };
     history::began(daemon, &job);
-    let outcome = if request.frontend.is_empty() && request.definition.as_ref().is_none_or(|d| d.def.is_empty()) {
+    // A graph of nothing is a graph: only a client that gives none drives the build itself.
+    let outcome = if request.frontend.is_empty() && request.definition.is_none() {
         match returned.await {
             Ok(Ok(result)) => bridge::result::export(&job, &result).await,
             Ok(Err(status)) => Err(status),

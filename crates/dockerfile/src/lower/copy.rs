@@ -201,7 +201,12 @@ pub fn from_web(source: &str, checksum: Option<String>, keep_git_dir: Option<boo
     let name = path.rsplit('/').next().filter(|name| !matches!(*name, "" | "."));
     let name = name.map_or_else(|| UNNAMED.to_owned(), graph::git::decoded);
     let mut attributes = BTreeMap::from([("http.filename".to_owned(), name.clone())]);
-    attributes.extend(checksum.map(|c| ("http.checksum".to_owned(), c)));
+    if let Some(checksum) = checksum {
+        if oci::Digest::parse(&checksum).is_err() {
+            return Err(format!("invalid checksum digest format: `{checksum}`; expected sha256:HEX"));
+        }
+        attributes.insert("http.checksum".to_owned(), checksum);
+    }
     Ok(Some(Web { identifier: source.to_owned(), attributes, file: Some(name) }))
 }
 

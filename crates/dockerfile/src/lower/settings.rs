@@ -55,6 +55,9 @@ pub fn apply(
         Kind::Volume(paths) => volumes(state, paths)?,
         Kind::StopSignal(word) => {
             let signal = state.word(word)?;
+            if !is_signal(&signal) {
+                return Err(Diagnostic::error(word.span, format!("invalid signal: {signal}")));
+            }
             state.record(&format!("STOPSIGNAL {signal}"), false);
             state.config().stop_signal = signal;
         }
@@ -69,6 +72,24 @@ pub fn apply(
         _ => return Ok(false),
     }
     Ok(true)
+}
+
+/// A number, or a name of Linux with or without `SIG`, in letters of either case.
+fn is_signal(text: &str) -> bool {
+    const NAMES: [&str; 36] = [
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL",
+        "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1",
+        "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ", "RTMIN", "RTMAX",
+    ];
+    if let Ok(number) = text.parse::<i32>() {
+        return number != 0;
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    let number = |text: &str, most: u32| text.parse::<u32>().is_ok_and(|n| (1..=most).contains(&n));
+    NAMES.contains(&name)
+        || name.strip_prefix("RTMIN+").is_some_and(|n| number(n, 15))
+        || name.strip_prefix("RTMAX-").is_some_and(|n| number(n, 14))
 }
 
 /// `NAME=value` into a list of them, in place of an earlier one.

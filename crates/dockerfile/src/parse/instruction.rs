@@ -191,7 +191,12 @@ pub fn read(keyword: &str, mut body: Body<'_>, heredocs: Vec<Heredoc>) -> Result
             _ => return Err(body.error("SHELL requires its arguments in JSON form").help(usage(keyword))),
         },
         "EXPOSE" => Kind::Expose(body.plain_words()),
-        "VOLUME" => Kind::Volume(list(&body)),
+        "VOLUME" => match list(&body) {
+            paths if paths.is_empty() => {
+                return Err(body.error("VOLUME requires at least one argument").help(usage(keyword)));
+            }
+            paths => Kind::Volume(paths),
+        },
         "HEALTHCHECK" => health(&mut body, &flags)?,
         "ONBUILD" => onbuild(&body, heredocs)?,
         other => return Err(body.error(format!("unknown instruction: {other}"))),
