@@ -131,7 +131,7 @@ pub(crate) fn compression<E>(
         None => None,
     };
     Ok(match attributes.get("compression").map(String::as_str) {
-        None | Some("" | "gzip") => Compression::Gzip(level.map_or(6, |l| l.clamp(0, 12) as u32)),
+        None | Some("" | "gzip") => level.map_or(Compression::GZIP, |l| Compression::Gzip(l.clamp(0, 12) as u32)),
         Some("zstd") => Compression::Zstd(level.map_or(3, |l| l.clamp(1, 22))),
         Some("uncompressed") => Compression::None,
         Some(other) => {
