@@ -231,7 +231,8 @@ impl<'a> Frontend<'a> {
 
     /// The Dockerfile, and the patterns of what the context leaves out.
     pub async fn definition_and_ignore(&self) -> Result<(Definition, Vec<String>), Error> {
-        let definition = self.definition().await?;
+        let (definition, ()) = futures_util::future::join(self.definition(), self.ask_ahead()).await;
+        let definition = definition?;
         let ignore = if self.remote.context.is_some() { Vec::new() } else { self.ignore(&definition.filename).await? };
         Ok((definition, ignore))
     }
@@ -280,6 +281,14 @@ impl<'a> Frontend<'a> {
         Ok(Definition { filename, text, source, step })
     }
 
+    /// Asks the client for the context's ignore file while the Dockerfile is on its way: two syncs in the time of one.
+    /// Whoever needs the file asks again, and is answered by this or is told what is wrong.
+    async fn ask_ahead(&self) {
+        if self.remote.context.is_none() && self.remote.dockerfile.is_none() {
+            drop(self.build.session().directory("context", &ignore_file()).await);
+        }
+    }
+
     /// The patterns of what the context leaves out.
     async fn ignore(&self, filename: &str) -> Result<Vec<String>, Error> {
         let task =
@@ -308,9 +317,7 @@ impl<'a> Frontend<'a> {
     }
 
     pub(super) async fn ignore_of(&self, context: &str) -> Result<String, session::Error> {
-        let wanted =
-            Filter { follow: vec![".dockerignore".to_owned()], hint: ".dockerignore".to_owned(), ..Filter::default() };
-        let directory = self.directory(context, &wanted).await?;
+        let directory = self.directory(context, &ignore_file()).await?;
         Ok(optional(&directory.root.join(".dockerignore"))?.unwrap_or_default())
     }
 }
@@ -344,6 +351,11 @@ fn checked(definition: Definition, file: File, findings: Vec<Diagnostic>, error:
 fn definition_files(filename: &str) -> Filter {
     let follow = vec![filename.to_owned(), format!("{filename}.dockerignore"), filename.to_lowercase()];
     Filter { follow, hint: filename.to_owned(), ..Filter::default() }
+}
+
+/// The context's own ignore file.
+fn ignore_file() -> Filter {
+    Filter { follow: vec![".dockerignore".to_owned()], hint: ".dockerignore".to_owned(), ..Filter::default() }
 }
 
 fn optional(path: &std::path::Path) -> Result<Option<String>, session::Error> {
