@@ -131,7 +131,7 @@ pub async fn export(
     match &place {
         Place::Registry(reference) => {
             let added = tags::add(work, reference, &packed.config, &packed.descriptors(), options.form).await;
-            work.engine.known.forget(reference);
+            work.engine.known.note_written(reference);
             added.map(Some)
         }
         Place::Shelf(shelf) => shelf.add(work, &packed.config, &packed.descriptors()).await.map(|()| None),

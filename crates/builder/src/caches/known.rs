@@ -1,6 +1,7 @@
 //! What registries were found to have and not to have, remembered for all builds of the process: many builds that read one
 //! cache do not ask the same again. An absence is remembered for seconds, and not equally long for everything, so that what
-//! was asked for together is not asked for together again. A cache that is written is asked about every time.
+//! was asked for together is not asked for together again. A whole cache is taken to be absent only as long as builds that
+//! begin together need; one that this process writes is asked about every time.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -11,8 +12,12 @@ use oci::{Digest, Reference};
 
 /// How long a blob is taken to be there. One that went meanwhile is found out when it is fetched.
 const THERE: Duration = Duration::from_secs(300);
-/// How long something is taken not to be there, at most; at least half of it.
+/// How long a blob is taken not to be there, at most; at least half of it.
 const ABSENT: Duration = Duration::from_secs(10);
+/// The same of a whole cache. Another machine may write it at any moment, and a build that passes it over runs every step.
+const NO_CACHE: Duration = Duration::from_secs(2);
+/// How long a cache that was written here is not taken to be absent, whatever a question of before is answered.
+const WRITTEN: Duration = Duration::from_secs(60);
 /// Entries after which old ones are cleared away.
 const MANY: usize = 10_000;
 
@@ -31,7 +36,9 @@ impl Known {
 
     /// Notes whether a repository has a blob.
     pub fn note_blob(&self, repository: &Reference, digest: &Digest, is_there: bool) {
-        self.note(blob(repository, digest), is_there);
+        let what = blob(repository, digest);
+        let lifetime = if is_there { THERE } else { self.absence(&what, ABSENT) };
+        self.note(what, is_there, lifetime);
     }
 
     /// Whether there was nothing at a reference a moment ago.
@@ -39,14 +46,18 @@ impl Known {
         self.told(&reference.to_string()) == Some(false)
     }
 
-    /// Notes that there is nothing at a reference.
+    /// Notes that there was nothing at a reference when that was asked, which may be before it was written.
     pub fn note_absent(&self, reference: &Reference) {
-        self.note(reference.to_string(), false);
+        let what = reference.to_string();
+        if self.told(&what) != Some(true) {
+            let lifetime = self.absence(&what, NO_CACHE);
+            self.note(what, false, lifetime);
+        }
     }
 
     /// Something was written there.
-    pub fn forget(&self, reference: &Reference) {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&reference.to_string());
+    pub fn note_written(&self, reference: &Reference) {
+        self.note(reference.to_string(), true, WRITTEN);
     }
 
     fn told(&self, what: &str) -> Option<bool> {
@@ -54,8 +65,7 @@ impl Known {
         told.get(what).filter(|(_, until)| *until > Instant::now()).map(|(is_there, _)| *is_there)
     }
 
-    fn note(&self, what: String, is_there: bool) {
-        let lifetime = if is_there { THERE } else { self.absence(&what) };
+    fn note(&self, what: String, is_there: bool, lifetime: Duration) {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() >= MANY {
@@ -65,9 +75,9 @@ impl Known {
     }
 
     /// Between half of the longest time and all of it.
-    fn absence(&self, what: &str) -> Duration {
+    fn absence(&self, what: &str, longest: Duration) -> Duration {
         let part = self.spread.hash_one(what) % 1000;
-        ABSENT / 2 + ABSENT / 2 * u32::try_from(part).unwrap_or(0) / 1000
+        longest / 2 + longest / 2 * u32::try_from(part).unwrap_or(0) / 1000
     }
 }
 
@@ -82,14 +92,14 @@ mod tests {
     #[test]
     fn absences_are_short_and_differ() {
         let known = Known::default();
-        let lifetimes: Vec<Duration> = (0..100).map(|i| known.absence(&i.to_string())).collect();
+        let lifetimes: Vec<Duration> = (0..100).map(|i| known.absence(&i.to_string(), ABSENT)).collect();
         assert!(lifetimes.iter().all(|l| (ABSENT / 2..=ABSENT).contains(l)), "{lifetimes:?}");
         let (shortest, longest) = (lifetimes.iter().min().unwrap(), lifetimes.iter().max().unwrap());
         assert!(*longest - *shortest > ABSENT / 4, "{lifetimes:?}");
     }
 
     #[test]
-    fn what_was_found_is_remembered_by_repository_and_what_is_written_is_forgotten() {
+    fn what_was_found_is_remembered_by_repository_and_what_is_written_is_not_absent() {
         let known = Known::default();
         let reference = |text: &str| Reference::parse(text).unwrap();
         let (one, two) = (reference("127.0.0.1:1/one:a"), reference("127.0.0.1:1/two:a"));
@@ -102,7 +112,10 @@ mod tests {
         assert_eq!(known.blob(&one, &digest), Some(false));
         known.note_absent(&one);
         assert!(known.is_absent(&one) && !known.is_absent(&two));
-        known.forget(&one);
+        known.note_written(&one);
+        assert!(!known.is_absent(&one));
+        // A question that was on its way when it was written is answered only now.
+        known.note_absent(&one);
         assert!(!known.is_absent(&one));
     }
 }
