@@ -23,7 +23,7 @@ use crate::policy::Policy;
 use crate::sources::image::{self, ResolveMode, Resolved};
 use crate::sources::oci_layout;
 use crate::sources::remote::{self, Remote};
-use crate::{Engine, Error, Events, Live, Work, exporters, session};
+use crate::{Engine, Error, Events, Live, Work, blocking, exporters, session};
 
 /// A phase of a build that goes on. Boxed here, so that its code is compiled in this crate and not once more in each that
 /// awaits it.
@@ -121,7 +121,9 @@ pub fn build(engine: &Arc<Engine>, session: session::Shared, events: Events, req
     Box::pin(async move {
         let build = Build::begin(engine, session, events, request)?;
         let outcome = build.run().await;
-        build.finish(&outcome)?;
+        let finish = move || Ok::<_, Error>((build.finish(&outcome), outcome));
+        let (ended, outcome) = blocking("ended a build", finish).await?;
+        ended?;
         outcome
     })
 }
@@ -150,7 +152,10 @@ pub fn ask(
 
 /// Where a frontend in an image would have to run.
 fn elsewhere(line: &str) -> Error {
-    Error::Request(format!("the Dockerfile is for the frontend {line}: frontends in images run in `larder daemon`"))
+    Error::Failed(format!(
+        "the Dockerfile asks for the frontend {line}, an image: start `larder daemon`, through which this same command runs \
+         it, or remove the line `# syntax=` for larder's own frontend"
+    ))
 }
 
 impl Build {

@@ -142,3 +142,25 @@ fn file_instructions_in_words() {
     let explained = kitchen.larder(&["explain"]).ok().stdout;
     assert!(!explained.contains("Some("), "{explained}");
 }
+
+/// A step that moved, or whose stage was renamed, is the step that it was; what came in between is new.
+#[test]
+fn a_step_keeps_its_past_where_it_goes() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("src/a", "1");
+    let build = |text: &str| {
+        kitchen.write("Dockerfile", text);
+        kitchen.build(&[]).ok().stderr
+    };
+    build("FROM base AS one\nCOPY src /src\nRUN ls /src\n");
+    let told = build("FROM base AS one\nRUN echo between\nCOPY src /src\nRUN ls /src\n");
+    assert_eq!(kitchen.cause("echo between"), "NeverBuilt");
+    assert_eq!(kitchen.cause("COPY"), "ParentChanged");
+    assert!(told.contains("because [one 2/4] RUN echo between was never built here"), "{told}");
+    build("FROM base AS two\nRUN echo between\nCOPY src /src\nRUN ls /src\n");
+    kitchen.write("src/a", "2");
+    kitchen.build(&[]).ok();
+    assert_eq!(kitchen.cause("COPY"), "FilesChanged");
+    let told = kitchen.build(&["--no-cache-filter", "two"]).ok().stderr;
+    assert!(told.contains("because --no-cache-filter asks for it"), "{told}");
+}

@@ -73,6 +73,15 @@ fn flags_that_are_wrong() {
     }
 }
 
+#[test]
+fn a_source_that_fails_shows_who_reads_it() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nADD http://127.0.0.1:1/nothing /\n");
+    let ran = kitchen.build(&[]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("2 | ADD http://127.0.0.1:1/nothing /\n  | ^^^"), "{}", ran.stderr);
+}
+
 /// What is right and goes wrong is no wrong command line.
 #[test]
 fn failures_that_no_other_flag_mends() {

@@ -90,3 +90,26 @@ fn files_beside_the_output() {
     kitchen.larder(&["image", "rm", "app"]).ok();
     assert!(!kitchen.larder(&["image", "ls"]).ok().stdout.contains("app:latest"));
 }
+
+/// The file has what buildx's has: a reference to the build, and warnings where they are wanted.
+#[test]
+fn metadata_names_the_build_and_warns() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base as x\n");
+    let (file, context) = (kitchen.path("metadata"), kitchen.context());
+    let args = ["build", "-q", "--metadata-file", file.to_str().unwrap(), context.to_str().unwrap()];
+    let metadata = |wanted: &str| -> serde_json::Value {
+        let mut command = kitchen.command(&kitchen.root(), &args);
+        assert!(command.env("BUILDX_METADATA_WARNINGS", wanted).status().unwrap().success());
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap()
+    };
+    assert!(metadata("").get("buildx.build.warnings").is_none());
+    let told = metadata("1");
+    let reference = told["buildx.build.ref"].as_str().unwrap();
+    let id = reference.strip_prefix("larder/larder/").unwrap();
+    kitchen.larder(&["history", "inspect", id]).ok();
+    let warning = &told["buildx.build.warnings"][0];
+    assert_eq!(warning["range"][0]["start"]["line"], 1);
+    assert_eq!(warning["sourceInfo"]["data"], "RlJPTSBiYXNlIGFzIHgK");
+    assert!(warning["short"].as_str().unwrap().starts_with("RnJvbUFzQ2FzaW5n"), "{warning}");
+}

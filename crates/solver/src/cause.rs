@@ -145,6 +145,9 @@ impl Cause {
             Cause::PlatformDiffers { wanted, have } => {
                 write!(f, "it was built for {} and not for {wanted}", have.join(", "))
             }
+            Cause::ParentChanged(ran) if *ran.cause == Cause::NeverBuilt => {
+                write!(f, "{} was never built here", ran.step)
+            }
             Cause::ParentChanged(ran) => {
                 write!(f, "{} ran again, ", ran.step)?;
                 write!(f, "{}", ran.cause)

@@ -39,25 +39,32 @@ pub fn explain(wanted: &Ingredients, reason: &Reason, facts: &Facts<'_>) -> Caus
     if let Some(lost) = &facts.lost {
         return lost.cause.clone();
     }
-    let changed = facts.earlier.iter().map(|old| own_changes(old, wanted, facts)).min_by_key(Vec::len);
-    if let Some(cause) = changed.and_then(|changes| changes.into_iter().next()) {
+    // What stands where another instruction stood is no changed form of it.
+    let same = facts.earlier.iter().filter(|old| verb(old) == verb(wanted));
+    let nearest = same.map(|old| (*old, own_changes(old, wanted, facts))).min_by_key(|(_, changes)| changes.len());
+    let Some((nearest, changes)) = nearest else { return Cause::NeverBuilt };
+    if let Some(cause) = changes.into_iter().next() {
         return cause;
-    }
-    if facts.earlier.is_empty() {
-        return Cause::NeverBuilt;
     }
     // Its own parts are as they were: what differs is beneath it.
     if let Some(ran) = facts.ran.first() {
         return parent(ran);
     }
     // The same parts on inputs that are hits, but other hits than last time (an older state was restored, say).
-    let earlier = &facts.earlier[0].parents;
-    let other = wanted.parents.iter().zip(earlier).find(|(new, old)| new.key != old.key);
+    let other = wanted.parents.iter().zip(&nearest.parents).find(|(new, old)| new.key != old.key);
     match other {
         Some((new, old)) => {
             Cause::InstructionChanged { before: format!("on {}", key(old)), after: format!("on {}", key(new)) }
         }
         None => Cause::NeverBuilt,
+    }
+}
+
+/// What an instruction does, by its first word. COPY and ADD are two words for one thing.
+fn verb(step: &Ingredients) -> &str {
+    match step.instruction().split_whitespace().next().unwrap_or_default() {
+        "ADD" => "COPY",
+        word => word,
     }
 }
 
@@ -142,10 +149,8 @@ fn changed_part(old: &Ingredients, part: &Part, facts: &Facts<'_>) -> Option<Cau
         }
         Part::Option { name, value } => {
             let before = find(old, |p| matches!(p, Part::Option { name: n, .. } if n == name)).and_then(value_of)?;
-            (before != *value).then(|| Cause::InstructionChanged {
-                before: format!("{name} {before}"),
-                after: format!("{name} {value}"),
-            })
+            let said = |value: &str| format!("{name} {}", if value.is_empty() { "none" } else { value });
+            (before != *value).then(|| Cause::InstructionChanged { before: said(&before), after: said(value) })
         }
         Part::Instruction(_) => None,
     }

@@ -213,7 +213,11 @@ fn the_solver_finds_what_was_saved() {
     assert_eq!(store.last_use(Resource::Snapshot(snapshot)).unwrap().map(|(_, count)| count), Some(1));
     assert_eq!(records.of_operation(&digest(8)).unwrap(), [old, new]);
     let locator = solver::Locator::of("project", "", "[build 2/4] COPY . .");
-    assert_eq!(records.earlier(&locator).unwrap().len(), 2);
+    assert_eq!(records.earlier(&locator, &digest(99)).unwrap().len(), 2);
+    // Elsewhere in the project it is found by its operation, and in another project not at all.
+    let elsewhere = |project| solver::Locator::of(project, "", "[other 1/4] COPY . .");
+    assert_eq!(records.earlier(&elsewhere("project"), &digest(8)).unwrap().len(), 2);
+    assert_eq!(records.earlier(&elsewhere("another"), &digest(8)).unwrap().len(), 0);
     assert_eq!(records.files(&listing).unwrap(), Some(files));
     index.failure().unwrap();
 

@@ -76,10 +76,11 @@ pub async fn cause(work: &Work, question: &Question) -> Result<Cause, Error> {
     let store = work.engine.store.clone();
     let (locator, wanted) = (question.locator.clone(), question.wanted.clone());
     let (ran, reason, keys) = (question.ran.clone(), question.reason.clone(), question.save.keys.clone());
+    let operation = question.save.operation;
     let (lost_elsewhere, unavailable) = question.kept_from.clone();
     let find = move || {
         let records = store.records();
-        let earlier = records.earlier(&locator)?;
+        let earlier = records.earlier(&locator, &operation)?;
         let lost = lost_elsewhere.map(|cause| solver::Lost { cause });
         let lost = if lost.is_some() { lost } else { records.lost(&keys)? };
         // A listing that can't be read is no evidence; the cause is then found in what else differs.

@@ -263,7 +263,13 @@ impl State {
 
     fn failed(&self, build: Build, step: Digest, error: String) -> Error {
         let name = self.vertex(&step).map(|v| v.name()).unwrap_or_default();
-        let place = self.builds.get(&build).and_then(|g| g.order.graph.place(&step)).map(Box::new);
+        let graph = self.builds.get(&build).map(|going| &going.order.graph);
+        // A source from elsewhere has no lines of its own: those that read it ask for it.
+        let readers = graph.into_iter().flat_map(|graph| {
+            let reads = move |vertex: &&Arc<Vertex>| vertex.inputs.iter().any(|edge| edge.vertex == step);
+            graph.vertices().filter(reads).filter_map(|vertex| graph.place(&vertex.digest))
+        });
+        let place = graph.and_then(|graph| graph.place(&step)).into_iter().chain(readers).next().map(Box::new);
         let remains = self.remains.get(&step).cloned();
         Error::Step { step, name, error, place, remains }
     }

@@ -266,7 +266,10 @@ async fn ask(
     };
     because::files(work, vertex, &lives, &mut wanted).await?;
     let question = Question { locator, wanted, ran, reason, save, kept_from };
-    let cause = because::cause(work, &question).await?;
+    let mut cause = because::cause(work, &question).await?;
+    if let (Cause::Requested { by }, Some(flag)) = (&mut cause, vertex.metadata.description.get("larder.no-cache")) {
+        *by = flag.clone();
+    }
     let mut state = driver.lock();
     state.causes.insert(vertex.digest, cause.clone());
     work.events.tell(What::Verdict { step: vertex.digest, verdict: Verdict::Miss { cause: cause.clone() } });

@@ -74,7 +74,8 @@ async fn build(
             Err(builder::Error::Failed(status.message().to_owned()))
         }
     };
-    job.build.finish(&ended).map_err(|error| refusal::of(&error))?;
+    let finish = move || job.build.finish(&ended);
+    builder::blocking("ended a build", finish).await.map_err(|error| refusal::of(&error))?;
     let response = outcome?;
     Ok(SolveResponse { exporter_response: response.exporter.into_iter().collect() })
 }

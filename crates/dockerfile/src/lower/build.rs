@@ -103,7 +103,8 @@ impl<'a> Lowering<'a> {
         }
         let Some(state) = self.done.remove(&target).filter(|_| self.needs.is_empty()) else { return Ok(None) };
         let heads = if self.options.scan { self.scanned(target, &state) } else { scan::Heads::new() };
-        let no_cache = state.no_cache || self.done.values().any(|s| s.no_cache && heads.contains_key(&s.naming.id));
+        let no_cache = state.no_cache.is_some()
+            || self.done.values().any(|s| s.no_cache.is_some() && heads.contains_key(&s.naming.id));
         // All of the target's files are wanted, and of those that are scanned.
         for local in self.done.values().filter(|s| heads.contains_key(&s.naming.id)).chain([&state]).map(|s| s.local) {
             if let Some(taken) = local.and_then(|id| self.locals.get_mut(&id)) {
@@ -192,10 +193,11 @@ impl<'a> Lowering<'a> {
             onbuild: false,
         };
         state.no_cache = match &self.options.no_cache {
-            NoCache::None => false,
-            NoCache::All => true,
+            NoCache::None => None,
+            NoCache::All => Some("--no-cache"),
             NoCache::Stages(list) => {
-                list.iter().any(|n| n.eq_ignore_ascii_case(&stage.name) || *n == i.to_string()) && !list.is_empty()
+                let is_named = list.iter().any(|n| n.eq_ignore_ascii_case(&stage.name) || *n == i.to_string());
+                is_named.then_some("--no-cache-filter")
             }
         };
         state.epoch = self.epoch;

@@ -32,7 +32,8 @@ pub struct State {
     pub args: Vec<(String, Option<String>)>,
     pub cmd_set: bool,
     pub naming: Naming,
-    pub no_cache: bool,
+    /// The flag that keeps its steps from being looked up.
+    pub no_cache: Option<&'static str>,
     pub epoch: Option<i64>,
     pub shell: Shell,
     /// What stood in the stage before, for checks.
@@ -102,7 +103,7 @@ impl State {
             args: Vec::new(),
             cmd_set: false,
             naming: Naming::default(),
-            no_cache: false,
+            no_cache: None,
             epoch: None,
             shell,
             seen: Seen::default(),
@@ -183,7 +184,10 @@ impl State {
         draft.lines = Some(from.lines);
         draft.describe("larder.stage", &self.naming.id);
         // A folder is the same folder each time.
-        draft.metadata.ignore_cache = self.no_cache && !matches!(from.kind, Kind::Workdir(_));
+        if let Some(flag) = self.no_cache.filter(|_| !matches!(from.kind, Kind::Workdir(_))) {
+            draft.metadata.ignore_cache = true;
+            draft.describe("larder.no-cache", flag);
+        }
         drafts.add(draft)
     }
 

@@ -3,7 +3,7 @@
 
 mod failures;
 mod plain;
-mod raw;
+pub mod raw;
 mod steps;
 mod tty;
 

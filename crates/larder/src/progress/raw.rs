@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use builder::event::{Event, Stream, What};
+use builder::event::{Event, Stream, Warning, What};
 use serde_json::{Value, json};
 
 use super::Display;
@@ -40,6 +40,22 @@ impl<W: Write + Send> Raw<W> {
     }
 }
 
+/// A warning with the fields of BuildKit's, whose texts are bytes.
+pub fn warning(step: oci::Digest, warning: &Warning) -> Value {
+    let bytes = |text: &String| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
+    let detail: Vec<String> = warning.detail.iter().map(bytes).collect();
+    let mut told = json!({ "vertex": step, "level": 1, "short": bytes(&warning.short), "detail": detail });
+    if !warning.url.is_empty() {
+        told["url"] = json!(warning.url);
+    }
+    if let Some((first, last)) = warning.lines {
+        let data = bytes(&warning.text);
+        told["sourceInfo"] = json!({ "filename": warning.file, "data": data, "language": "Dockerfile" });
+        told["range"] = json!([{ "start": { "line": first }, "end": { "line": last } }]);
+    }
+    told
+}
+
 impl<W: Write + Send> Display for Raw<W> {
     fn show(&mut self, event: &Event) {
         self.steps.take(event);
@@ -68,7 +84,7 @@ impl<W: Write + Send> Display for Raw<W> {
                 json!({ "statuses": [status] })
             }
             What::Warning { step, warning } => {
-                json!({ "warnings": [{ "vertex": step, "level": 1, "short": warning.short, "detail": warning.detail, "url": warning.url }] })
+                json!({ "warnings": [self::warning(*step, warning)] })
             }
             What::Verdict { step, verdict } => json!({ "verdicts": [{ "vertex": step, "verdict": verdict }] }),
         };

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use oci::Digest;
 use solver::{Build, Index, KeyId, Link, Locator, Part, Record};
 
-use super::{NewRecord, Records, Row, not_found, put, put_link};
+use super::{NewRecord, PER_STEP, Records, Row, not_found, put, put_link};
 use crate::error::{Error, Result};
 use crate::{Resource, SnapshotId};
 
@@ -82,11 +82,16 @@ impl<'a> Records<'a> {
         self.load(id)?.ok_or_else(|| not_found(*id))
     }
 
-    /// The newest records of the same step, newest first; at most eight.
-    pub fn earlier(&self, locator: &Locator) -> Result<Vec<Record>> {
+    /// The newest records of the same step, newest first, at most eight; then as many of the same operation elsewhere in the
+    /// project: a step that moved, or whose stage has another name, is no new one.
+    pub fn earlier(&self, locator: &Locator, operation: &Digest) -> Result<Vec<Record>> {
         let ids = self.of_step(&locator.digest())?;
-        let records: Result<Vec<Option<Record>>> = ids.iter().map(|id| self.load(id)).collect();
-        Ok(records?.into_iter().flatten().collect())
+        let moved = self.of_operation(operation)?.into_iter().filter(|id| !ids.contains(id)).take(PER_STEP);
+        let moved = moved.collect::<Vec<_>>();
+        let load = |ids: Vec<Digest>| ids.iter().map(|id| self.load(id)).collect::<Result<Vec<Option<Record>>>>();
+        let mut records: Vec<Record> = load(ids)?.into_iter().flatten().collect();
+        records.extend(load(moved)?.into_iter().flatten().filter(|record| record.locator.project == locator.project));
+        Ok(records)
     }
 
     /// The solver's view of the cache.

@@ -1,10 +1,17 @@
 //! `--metadata-file`: what a build answered, as buildx writes it. Its descriptor is an object, and beside it stands how each
 //! result was built, as much of that as `BUILDX_METADATA_PROVENANCE` says.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use base64::Engine;
+use builder::Events;
 use builder::attestations::predicate::in_v02;
 use builder::build::Response;
+use builder::event::What;
 use serde_json::{Map, Value};
+
+use super::csv;
+use crate::progress::raw;
 
 /// How much of the provenance is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +39,36 @@ impl Told {
     }
 }
 
-/// The file's content.
-pub fn of(response: &Response) -> Value {
-    written(response, Told::wanted())
+/// Warnings of a build, as they come.
+#[derive(Clone, Default)]
+pub struct Warned(Arc<Mutex<Vec<Value>>>);
+
+impl Warned {
+    /// Notes warnings where the user wants them in the file, and passes everything on.
+    pub fn listening(&self, events: Events) -> Events {
+        let wanted = std::env::var("BUILDX_METADATA_WARNINGS").unwrap_or_default();
+        if !csv::truth("BUILDX_METADATA_WARNINGS", &wanted).unwrap_or(false) {
+            return events;
+        }
+        let warned = self.0.clone();
+        Events::new(move |event| {
+            if let What::Warning { step, warning } = &event.what {
+                warned.lock().unwrap_or_else(PoisonError::into_inner).push(raw::warning(*step, warning));
+            }
+            events.pass(event);
+        })
+    }
+}
+
+/// The content of the file of the build `id`. Its reference has buildx's form: builder, node, build.
+pub fn of(response: &Response, id: &str, warned: &Warned) -> Value {
+    let mut value = written(response, Told::wanted());
+    value["buildx.build.ref"] = format!("larder/larder/{id}").into();
+    let warnings = warned.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if !warnings.is_empty() {
+        value["buildx.build.warnings"] = warnings.into();
+    }
+    value
 }
 
 fn written(response: &Response, told: Told) -> Value {

@@ -38,7 +38,9 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
     let progress = Progress::start(kind);
     let cache_to = plan.request.cache_to.clone();
     let written = caches::Written::default();
-    let events = written.listening(progress.events());
+    let warned = metadata::Warned::default();
+    let events = warned.listening(written.listening(progress.events()));
+    let build = plan.request.id.clone();
     let done = match place {
         Place::Here(store) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -85,7 +87,7 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
         }
         Some(Ok(Done::Built(response))) => {
             named.map_err(Failure::failed)?;
-            write_results(flags, &response)
+            write_results(flags, &response, &build, &warned)
         }
     }
 }
@@ -137,7 +139,7 @@ fn failure(error: &Error) -> Failure {
 }
 
 /// What is written beside the outputs.
-fn write_results(flags: &Flags, response: &Response) -> Result<(), Failure> {
+fn write_results(flags: &Flags, response: &Response, build: &str, warned: &metadata::Warned) -> Result<(), Failure> {
     // An image's id is its configuration's digest; several images in an index have only that one's.
     let id =
         ["containerimage.config.digest", "containerimage.digest"].iter().find_map(|key| response.exporter.get(*key));
@@ -148,7 +150,7 @@ fn write_results(flags: &Flags, response: &Response) -> Result<(), Failure> {
         write(path, id.map(String::as_bytes).unwrap_or_default())?;
     }
     if let Some(path) = &flags.metadata_file {
-        let json = serde_json::to_vec_pretty(&metadata::of(response)).map_err(Failure::failed)?;
+        let json = serde_json::to_vec_pretty(&metadata::of(response, build, warned)).map_err(Failure::failed)?;
         write(path, &json)?;
     }
     if let (true, Some(id)) = (flags.is_quiet(), id) {
