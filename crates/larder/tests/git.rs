@@ -255,7 +255,8 @@ fn contexts() {
     let said = again.ok().stderr;
     assert!(said.contains("[internal] load git source") && !said.contains(" because "), "{said}");
     let ran = kitchen.larder(&["build", &format!("{url}#trunk:more")]);
-    assert_eq!(ran.code, 1);
+    // As where a folder here has no Dockerfile.
+    assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("Dockerfile"), "{}", ran.stderr);
 }
 
