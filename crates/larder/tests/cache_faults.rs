@@ -165,6 +165,97 @@ fn an_export_that_fails_is_told() {
     assert_eq!(kinds(&stall.build(&format!("{}/other", stall.proxy.host), &[])), Vec::<&str>::new());
 }
 
+/// A small disk of its own, gone with the test.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn new(at: std::path::PathBuf, size: &str) -> Option<SmallDisk> {
+        std::fs::create_dir(&at).unwrap();
+        let size = format!("size={size}");
+        let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "small"]).arg(&at).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: no tmpfs can be mounted here");
+            return None;
+        }
+        Some(SmallDisk(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// A layer that does not fit onto the disk costs its step, which may need less room; the cause says what was in the way.
+#[test]
+fn a_full_disk_costs_a_step_and_says_so() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
+    let mount = "--mount=type=cache,target=/c,id=a-full-disk";
+    kitchen.write("Dockerfile", &format!("FROM base\nRUN {mount} head -c 90000000 /dev/urandom > /c/large\n"));
+    kitchen.build(&["-o", "type=cacheonly"]).ok();
+    let either =
+        format!("FROM base\nRUN {mount} if [ -e /c/large ]; then cat /c/large > /made; else echo small > /made; fi\n");
+    let large = "FROM base\nRUN head -c 90000000 /dev/urandom > /made\n";
+    let reference = |name: &str| format!("{}/{name}", registry.host);
+    for (name, dockerfile) in [("either", either.as_str()), ("large", large)] {
+        kitchen.write("Dockerfile", dockerfile);
+        kitchen.build(&["--cache-to", &format!("type=registry,ref={}", reference(name)), "-o", "type=cacheonly"]).ok();
+    }
+    let Some(disk) = SmallDisk::new(kitchen.path("disk"), "64m") else { return };
+    let root = disk.0.join("store");
+    kitchen.larder_in(&root, &["image", "import", "base", base.to_str().unwrap()]).ok();
+    let out = kitchen.path("files");
+    let output = format!("type=local,dest={}", out.display());
+    let build = |dockerfile: &str, args: &[&str]| {
+        kitchen.write("Dockerfile", dockerfile);
+        let context = kitchen.context();
+        let all = [&["build", "--progress", "plain"], args, &[context.to_str().unwrap()]].concat();
+        kitchen.larder_in(&root, &all)
+    };
+    let ran = build(&either, &["--cache-from", &reference("either"), "-o", &output]).ok();
+    assert_eq!(std::fs::read_to_string(out.join("made")).unwrap(), "small\n");
+    assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+    // One that has no room itself fails, and says so.
+    let ran = build(large, &["--cache-from", &reference("large"), "-o", &output]);
+    assert!(ran.code == 1 && ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+}
+
+#[test]
+fn slow_bodies_only_take_time() {
+    let Some(stall) = Stall::new() else { return };
+    let top = format!("blobs/{}", stall.top);
+    let slow = Fault::Slow(64, std::time::Duration::from_millis(5));
+    for path in ["manifests/latest", top.as_str()] {
+        assert_eq!(kinds(&stall.cache(&[("GET", path, slow.clone(), ALWAYS)])), Vec::<&str>::new(), "{path}");
+    }
+}
+
+/// A folder whose files are gone, cut off or changed.
+#[test]
+fn a_folder_that_lost_or_changed_blobs() {
+    let Some(stall) = Stall::new() else { return };
+    let folder = stall.kitchen.path("folder");
+    let to = format!("type=local,dest={},mode=max", folder.display());
+    stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+    let from = format!("type=local,src={}", folder.display());
+    assert_eq!(kinds(&stall.build(&from, &[])), Vec::<&str>::new());
+    let blob = folder.join("blobs/sha256").join(&stall.top[7..]);
+    let whole = std::fs::read(&blob).unwrap();
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 0x55;
+    for (bytes, kind) in [(&whole[..20], "BlobCorrupt"), (&changed[..], "BlobCorrupt")] {
+        std::fs::write(&blob, bytes).unwrap();
+        let causes = stall.build(&from, &[]);
+        assert!(kinds(&causes) == [kind] && causes.len() == 1, "{causes:?}");
+    }
+    std::fs::remove_file(&blob).unwrap();
+    let causes = stall.build(&from, &[]);
+    assert!(kinds(&causes) == ["BlobMissing"] && causes.len() == 1, "{causes:?}");
+}
+
 /// So many processes export to one reference at once, each something else and half of them for another platform: all of it
 /// is there afterwards. `LARDER_ROUNDS` says how often.
 fn many_writers(kitchen: &Kitchen, host: &str) {
