@@ -14,6 +14,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 
 use crate::auth::{Challenge, basic, token};
 use crate::hosts::Host;
+use crate::pieces::Pieces;
 use crate::s3::Ambient;
 use crate::trust::{self, Trust};
 use crate::{Error, Login};
@@ -286,7 +287,8 @@ impl Client {
                     let failed = |source| Error::Write { what: path.display().to_string(), source };
                     let file = std::fs::File::open(path).map_err(failed)?;
                     let size = file.metadata().map_err(failed)?.len();
-                    request.header(CONTENT_LENGTH, size).body(tokio::fs::File::from_std(file))
+                    let body = reqwest::Body::wrap_stream(Pieces::new(file, 0, size));
+                    request.header(CONTENT_LENGTH, size).body(body)
                 }
             };
         }

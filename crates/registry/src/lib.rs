@@ -8,6 +8,7 @@ mod download;
 pub mod filter;
 pub mod gha;
 mod hosts;
+mod pieces;
 mod push;
 pub mod s3;
 pub mod server;

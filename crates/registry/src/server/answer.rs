@@ -1,22 +1,17 @@
 //! Answers: their bodies as they are sent, and the headers that every answer has.
-//! A large body is read from its file piece by piece, one piece ahead of the connection.
+//! A large body is read from its file piece by piece.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
+use futures_util::Stream;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
-use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::refusal::Refusal;
-
-/// Bytes of one piece of a body.
-pub const CHUNK: u64 = 256 << 10;
+use crate::pieces::Pieces;
 
 /// An answer as it is sent.
 pub type Answer = Response<Body>;
@@ -27,36 +22,7 @@ pub enum Body {
     /// It is in memory; taken when it is sent.
     Whole(Option<Bytes>),
     /// It is read while it is sent.
-    Reading(Reading),
-}
-
-/// A part of a file on its way.
-#[derive(Debug)]
-pub struct Reading {
-    file: Arc<File>,
-    at: u64,
-    end: u64,
-    /// The piece that is being read.
-    next: JoinHandle<io::Result<Bytes>>,
-}
-
-impl Reading {
-    /// Starts to read `length` bytes from `start`.
-    pub fn start(file: File, start: u64, length: u64) -> Reading {
-        let file = Arc::new(file);
-        let end = start + length;
-        Reading { next: piece(&file, start, end), file, at: start, end }
-    }
-}
-
-/// Reads the piece at `at`.
-fn piece(file: &Arc<File>, at: u64, end: u64) -> JoinHandle<io::Result<Bytes>> {
-    let file = file.clone();
-    spawn_blocking(move || {
-        let mut bytes = vec![0; usize::try_from(CHUNK.min(end - at)).unwrap_or(0)];
-        file.read_exact_at(&mut bytes, at)?;
-        Ok(Bytes::from(bytes))
-    })
+    Reading(Pieces),
 }
 
 impl Body {
@@ -78,32 +44,21 @@ impl hyper::body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match self.get_mut() {
             Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Reading(reading) if reading.at == reading.end => Poll::Ready(None),
-            Body::Reading(reading) => {
-                let read = ready!(Pin::new(&mut reading.next).poll(context));
-                let bytes = read.unwrap_or_else(|error| Err(io::Error::other(error)));
-                if let Ok(bytes) = &bytes {
-                    reading.at += bytes.len() as u64;
-                    if reading.at < reading.end {
-                        reading.next = piece(&reading.file, reading.at, reading.end);
-                    }
-                }
-                Poll::Ready(Some(bytes.map(Frame::data)))
-            }
+            Body::Reading(pieces) => Pin::new(pieces).poll_next(context).map_ok(Frame::data),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Body::Reading(reading) => reading.at == reading.end,
+            Body::Reading(pieces) => pieces.left() == 0,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(match self {
             Body::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
-            Body::Reading(reading) => reading.end - reading.at,
+            Body::Reading(pieces) => pieces.left(),
         })
     }
 }

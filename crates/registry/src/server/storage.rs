@@ -10,10 +10,11 @@ use std::sync::Arc;
 use hyper::body::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::answer::{Body, CHUNK, Reading};
+use super::answer::Body;
 use super::digest::ContentDigest;
 use super::disk::{Disk, Entry};
 use super::format;
+use crate::pieces::{PIECE, Pieces};
 
 /// The storage of one registry.
 #[derive(Clone, Debug)]
@@ -113,8 +114,8 @@ impl Storage {
         let key = format::blob(digest);
         self.blocking(move |disk| {
             let Some(file) = disk.file(&key)? else { return Ok(None) };
-            if length > CHUNK {
-                return Ok(Some(Body::Reading(Reading::start(file, start, length))));
+            if length > PIECE {
+                return Ok(Some(Body::Reading(Pieces::new(file, start, length))));
             }
             let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
             file.read_exact_at(&mut bytes, start)?;
