@@ -199,3 +199,28 @@ fn a_layer_laid_elsewhere_says_only_what_it_changed() {
     let expected = ["-hidden/old", "-nothing beneath", "hidden/", "hidden/new"].map(str::to_owned).to_vec();
     assert_eq!(lay(mixed), (expected, false));
 }
+
+#[test]
+fn a_large_file_that_is_packed_again_gives_the_bytes_that_it_gives_elsewhere() {
+    let data: Vec<u8> = (0..700_000_u32).flat_map(u32::to_le_bytes).collect();
+    let tar = |name: &str| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, data.as_slice()).unwrap();
+        tar.into_inner().unwrap()
+    };
+    let recipe = Recipe::standard();
+    let (_root, store) = new();
+    let one = unpack(&store, None, tar("one").as_slice(), "one").unwrap();
+    let two = unpack(&store, None, tar("two/with-another-name").as_slice(), "two").unwrap();
+    pack(&store, one.snapshot, &recipe).unwrap();
+    let again = pack(&store, two.snapshot, &recipe).unwrap();
+
+    let (_root, other) = new();
+    let two = unpack(&other, None, tar("two/with-another-name").as_slice(), "two").unwrap();
+    assert_eq!(pack(&other, two.snapshot, &recipe).unwrap(), again);
+    let blob = store.blobs().open(&again.digest).unwrap();
+    assert_eq!(unpack(&store, None, blob, "again").unwrap().diff_id, again.diff_id);
+}

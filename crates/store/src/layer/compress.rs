@@ -2,15 +2,18 @@
 //! depend on the number of cores. It never buffers more than a few blocks.
 
 use std::io::{self, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{JoinHandle, Scope, ScopedJoinHandle};
+use std::sync::mpsc::{Receiver, RecvError, SyncSender, sync_channel};
+use std::thread::{Scope, ScopedJoinHandle};
 
+use libdeflater::{CompressionLvl, Compressor};
 use oci::{Digest, Hasher};
 
 use super::Compression;
+use super::members::{Key, Made};
+use crate::Store;
 
 /// Bytes of a block: large enough that a gzip member each costs next to nothing.
-const BLOCK: usize = 1 << 20;
+pub(super) const BLOCK: usize = 1 << 20;
 
 /// Digest and length of the uncompressed stream.
 pub struct Plain {
@@ -18,14 +21,22 @@ pub struct Plain {
     pub size: u64,
 }
 
-/// Passes what `produce` writes through the compression into `out`, and hashes the plain bytes beside it.
+/// What is written to be compressed.
+pub trait Sink: Write {
+    /// What follows begins a block: the same bytes behind it give the same blocks, whatever was before.
+    fn begin_block(&mut self) -> io::Result<()>;
+}
+
+/// Passes what `produce` writes through the compression into `out`, and hashes the plain bytes beside it. Blocks that were
+/// compressed before for `store` are taken from there; gives what others can be taken from.
 pub fn stream<W: Write + Send>(
+    store: &Store,
     compression: Compression,
     out: W,
-    produce: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<(W, Plain)> {
+    produce: impl FnOnce(&mut dyn Sink) -> io::Result<()>,
+) -> io::Result<(W, Plain, Vec<Made>)> {
     std::thread::scope(|scope| {
-        let mut split = Split::start(scope, compression, out);
+        let mut split = Split::start(scope, store, compression, out);
         let produced = produce(&mut split);
         let ended = split.finish();
         produced?;
@@ -41,18 +52,18 @@ struct Split<'s, W> {
     hash: Option<SyncSender<Block>>,
     pack: Option<SyncSender<Block>>,
     hasher: ScopedJoinHandle<'s, Plain>,
-    packer: ScopedJoinHandle<'s, io::Result<W>>,
+    packer: ScopedJoinHandle<'s, io::Result<(W, Vec<Made>)>>,
 }
 
 impl<'s, W: Write + Send + 's> Split<'s, W> {
-    fn start<'e>(scope: &'s Scope<'s, 'e>, compression: Compression, out: W) -> Split<'s, W> {
+    fn start<'e>(scope: &'s Scope<'s, 'e>, store: &'e Store, compression: Compression, out: W) -> Split<'s, W> {
         let (hash, to_hash) = sync_channel::<Block>(4);
         let (pack, to_pack) = sync_channel::<Block>(4);
         let hasher = scope.spawn(move || hashed(&to_hash));
         let packer = scope.spawn(move || match compression {
-            Compression::None => plain(&to_pack, out),
-            Compression::Gzip(level) => gzip(&to_pack, out, level),
-            Compression::Zstd(level) => zstd(&to_pack, out, level),
+            Compression::None => Ok((plain(&to_pack, out)?, Vec::new())),
+            Compression::Gzip(level) => gzip(scope, store, &to_pack, out, level),
+            Compression::Zstd(level) => Ok((zstd(&to_pack, out, level)?, Vec::new())),
         });
         Split { block: Vec::with_capacity(BLOCK), hash: Some(hash), pack: Some(pack), hasher, packer }
     }
@@ -64,14 +75,14 @@ impl<'s, W: Write + Send + 's> Split<'s, W> {
         self.pack.as_ref().ok_or_else(gone)?.send(block).map_err(|_| gone())
     }
 
-    fn finish(mut self) -> io::Result<(W, Plain)> {
+    fn finish(mut self) -> io::Result<(W, Plain, Vec<Made>)> {
         // When the packer is gone, its own error says why.
         let sent = if self.block.is_empty() { Ok(()) } else { self.send() };
         (self.hash, self.pack) = (None, None);
-        let lost = |_| io::Error::other("a thread that compressed ended early");
-        let out = self.packer.join().map_err(lost)??;
+        let lost = |_| ended_early();
+        let (out, made) = self.packer.join().map_err(lost)??;
         let plain = self.hasher.join().map_err(lost)?;
-        sent.map(|()| (out, plain))
+        sent.map(|()| (out, plain, made))
     }
 }
 
@@ -91,6 +102,16 @@ impl<'s, W: Write + Send + 's> Write for Split<'s, W> {
     }
 }
 
+impl<'s, W: Write + Send + 's> Sink for Split<'s, W> {
+    fn begin_block(&mut self) -> io::Result<()> {
+        if self.block.is_empty() { Ok(()) } else { self.send() }
+    }
+}
+
+fn ended_early() -> io::Error {
+    io::Error::other("a thread that compressed ended early")
+}
+
 fn hashed(blocks: &Receiver<Block>) -> Plain {
     let (mut hasher, mut size) = (Hasher::new(), 0);
     for block in blocks {
@@ -108,36 +129,97 @@ fn plain<W: Write>(blocks: &Receiver<Block>, mut out: W) -> io::Result<W> {
 }
 
 /// One gzip member a block (RFC 1952, 2.2: a file is a series of members).
-fn gzip<W: Write>(blocks: &Receiver<Block>, mut out: W, level: u32) -> io::Result<W> {
+fn gzip<'s, 'e, W: Write>(
+    scope: &'s Scope<'s, 'e>,
+    store: &'e Store,
+    blocks: &Receiver<Block>,
+    mut out: W,
+    level: u32,
+) -> io::Result<(W, Vec<Made>)> {
     let level = i32::try_from(level).unwrap_or(6).clamp(0, 12);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut running: std::collections::VecDeque<JoinHandle<io::Result<Vec<u8>>>> = Default::default();
-    let mut empty = true;
+    let mut workers: Vec<Worker> = Vec::new();
+    let (mut begun, mut ended, mut at, mut made) = (0, 0, 0, Vec::new());
+    let mut write = |worker: &Worker| -> io::Result<()> {
+        let (key, member) = worker.done.recv().map_err(|RecvError| ended_early())??;
+        out.write_all(&member)?;
+        made.extend(key.map(|key| Made { key, at, length: member.len() }));
+        at += member.len() as u64;
+        Ok(())
+    };
+    // Blocks go to the workers in turn, and come back in turn.
     for block in blocks {
-        empty = false;
-        if running.len() > threads
-            && let Some(first) = running.pop_front()
-        {
-            out.write_all(&done(first)?)?;
+        if begun - ended == threads * AHEAD {
+            write(&workers[ended % threads])?;
+            ended += 1;
         }
-        running.push_back(std::thread::spawn(move || member(&block, level)));
+        if begun < threads {
+            workers.push(Worker::start(scope, store, level));
+        }
+        workers[begun % threads].todo.send(block).map_err(|_| ended_early())?;
+        begun += 1;
     }
-    for last in running {
-        out.write_all(&done(last)?)?;
+    while ended < begun {
+        write(&workers[ended % threads])?;
+        ended += 1;
     }
-    if empty {
-        out.write_all(&member(&[], level)?)?;
+    if begun == 0 {
+        out.write_all(&member(&mut compressor(level)?, &[])?)?;
     }
-    Ok(out)
+    Ok((out, made))
 }
 
-fn done(thread: JoinHandle<io::Result<Vec<u8>>>) -> io::Result<Vec<u8>> {
-    thread.join().map_err(|_| io::Error::other("a thread that compressed ended early"))?
+/// Blocks that a worker has before it or behind it.
+const AHEAD: usize = 2;
+
+/// A thread that compresses.
+struct Worker {
+    todo: SyncSender<Block>,
+    done: Receiver<io::Result<(Option<Key>, Vec<u8>)>>,
 }
 
-fn member(block: &[u8], level: i32) -> io::Result<Vec<u8>> {
-    let level = libdeflater::CompressionLvl::new(level).map_err(|e| io::Error::other(format!("{e:?}")))?;
-    let mut compressor = libdeflater::Compressor::new(level);
+impl Worker {
+    fn start<'s, 'e>(scope: &'s Scope<'s, 'e>, store: &'e Store, level: i32) -> Worker {
+        let (todo, blocks) = sync_channel::<Block>(AHEAD);
+        let (ready, done) = sync_channel(AHEAD);
+        scope.spawn(move || {
+            let mut compressor = compressor(level);
+            for block in blocks {
+                let made = match &mut compressor {
+                    Ok(compressor) => found_or_made(store, compressor, level, &block),
+                    Err(error) => Err(io::Error::other(error.to_string())),
+                };
+                // Nobody wants it where writing failed.
+                if ready.send(made).is_err() {
+                    break;
+                }
+            }
+        });
+        Worker { todo, done }
+    }
+}
+
+/// A block's member, and what it can be found by if it may come again: the end of a stream or file does not.
+fn found_or_made(
+    store: &Store,
+    compressor: &mut Compressor,
+    level: i32,
+    block: &[u8],
+) -> io::Result<(Option<Key>, Vec<u8>)> {
+    if block.len() < BLOCK {
+        return Ok((None, member(compressor, block)?));
+    }
+    let key = (level, libdeflater::crc32(block));
+    let found = store.0.members.find(store, key, block);
+    Ok((Some(key), found.map_or_else(|| member(compressor, block), Ok)?))
+}
+
+fn compressor(level: i32) -> io::Result<Compressor> {
+    let level = CompressionLvl::new(level).map_err(|e| io::Error::other(format!("{e:?}")))?;
+    Ok(Compressor::new(level))
+}
+
+fn member(compressor: &mut Compressor, block: &[u8]) -> io::Result<Vec<u8>> {
     let mut made = vec![0; compressor.gzip_compress_bound(block.len())];
     let length = compressor.gzip_compress(block, &mut made).map_err(io::Error::other)?;
     made.truncate(length);

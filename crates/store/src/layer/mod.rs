@@ -3,6 +3,7 @@
 
 pub mod changes;
 mod compress;
+mod members;
 mod modest;
 mod pack;
 mod tree;
@@ -11,8 +12,9 @@ mod write;
 
 use oci::{Digest, media};
 
+pub(crate) use members::Members;
 pub(crate) use pack::Packing;
-pub use pack::pack;
+pub use pack::{find, pack};
 pub use tree::{Owners, TarWriter, write_dir, write_file};
 pub use unpack::{Unpacked, newest, unpack, unpack_archive};
 

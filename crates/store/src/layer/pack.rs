@@ -4,12 +4,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use super::compress::Sink;
 use super::write::{self, Entry, Type};
 use super::{Packed, Recipe, compress};
 use crate::error::{Doing, Result};
@@ -25,13 +26,14 @@ pub fn pack(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Packed> {
     }
     let folders = store.snapshots().parts(id)?;
     let writer = store.blobs().writer()?;
-    let packed = compress::stream(recipe.compression, writer, |out| {
+    let packed = compress::stream(store, recipe.compression, writer, |out| {
         let mut walk = Walk { out, clamp: recipe.clamp, names: HashMap::new() };
         walk.folder(&folders, b"")?;
         write::end(walk.out)
     });
-    let (writer, plain) = packed.doing("pack the layer", &folders[0])?;
+    let (writer, plain, made) = packed.doing("pack the layer", &folders[0])?;
     let blob = writer.commit(None)?;
+    store.0.members.keep(blob.digest, made);
     let media_type = recipe.media_type().to_owned();
     let layers = store.layer_blobs();
     if recipe.clamp.is_none() {
@@ -42,7 +44,8 @@ pub fn pack(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Packed> {
     Ok(Packed { media_type, digest: blob.digest, size: blob.size, diff_id: plain.digest, diff_size: plain.size })
 }
 
-fn find(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Option<Packed>> {
+/// The layer's blob, if it was made by this recipe.
+pub fn find(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Option<Packed>> {
     // With clamped times the diff id is another, and is not kept.
     if recipe.clamp.is_some() {
         return Ok(None);
@@ -88,8 +91,11 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// Bytes of a large file that are read at once.
+const READ: usize = 256 << 10;
+
 struct Walk<'a> {
-    out: &'a mut dyn Write,
+    out: &'a mut dyn Sink,
     clamp: Option<i64>,
     /// Names of files with several, by inode.
     names: HashMap<(u64, u64), Vec<u8>>,
@@ -147,7 +153,13 @@ impl Walk<'_> {
 
     fn content(&mut self, at: &Path, size: u64) -> io::Result<()> {
         let mut file = fs::File::open(at)?.take(size);
-        let copied = io::copy(&mut file, &mut self.out)?;
+        let copied = if size >= compress::BLOCK as u64 {
+            // In another layer the same file is cut the same way.
+            self.out.begin_block()?;
+            io::copy(&mut BufReader::with_capacity(READ, file), &mut self.out)?
+        } else {
+            io::copy(&mut file, &mut self.out)?
+        };
         if copied != size {
             return Err(io::Error::other(format!("{} became shorter while it was read", at.display())));
         }
