@@ -1,5 +1,6 @@
 //! Caches that travel: those of a real BuildKit, and larder's own from one store to another.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -411,4 +412,40 @@ fn a_blob_that_many_builds_want_comes_once() {
     blobs.sort();
     blobs.dedup();
     assert!(count > 0 && blobs.len() == count, "{seen:#?}");
+}
+
+/// Exports to one reference twice, with nothing new in between.
+fn again(kitchen: &Kitchen, host: &str) {
+    let proxy = testkit::faults::start(host);
+    let to = format!("type=registry,ref={}/cache,mode=max,ignore-error=false", proxy.host);
+    let export = || {
+        proxy.seen();
+        kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+        proxy.seen()
+    };
+    let begin = |seen: &[String], with: &[&str]| -> Vec<String> {
+        seen.iter().filter(|r| with.iter().any(|w| r.starts_with(w))).cloned().collect()
+    };
+    assert!(!begin(&export(), &["PUT"]).is_empty());
+    let seen = export();
+    assert_eq!(begin(&seen, &["PUT", "POST", "GET /v2/cache/blobs/"]), Vec::<String>::new());
+    assert_eq!(begin(&seen, &["GET /v2/cache/manifests/"]).len(), 1, "{seen:#?}");
+    // What the registry has lost is sent again, the config too.
+    let lost = |path: &str| Rule { method: "HEAD", path: path.to_owned(), fault: Fault::Status(404), times: 1000 };
+    proxy.set(vec![lost("/blobs/")]);
+    let heads = begin(&seen, &["HEAD /v2/cache/blobs/"]).len();
+    let seen = export();
+    let sent: BTreeSet<String> = begin(&seen, &["POST /v2/cache/blobs/uploads/"]).into_iter().collect();
+    assert_eq!(sent.len(), heads, "{seen:#?}");
+    assert!(!begin(&seen, &["PUT /v2/cache/manifests/"]).is_empty(), "{seen:#?}");
+}
+
+#[test]
+fn an_export_with_nothing_new_reads_the_manifest_and_writes_nothing() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nRUN echo first > /first\nRUN echo second > /second\n");
+    let Some(registry) = testkit::registry::start() else { return };
+    again(&kitchen, &registry.host);
+    let serving = crate::registry::Serving::start(&kitchen.path("registry"), &[]);
+    again(&kitchen, &serving.host);
 }

@@ -1,11 +1,11 @@
-//! Layers that go to a cache while the build still runs: each is packed and sent as soon as its step has ended, so that
-//! little is left to do after the last one. Only for `mode=max`, where every step's layer is wanted for certain. What
-//! fails here is tried again when the cache is written, and told there.
+//! Layers that go to a cache ahead of it: while the build still runs each is packed and sent as soon as its step has ended
+//! (only for `mode=max`, where every step's layer is wanted for certain), and when the cache is written each is sent while the
+//! next is packed. What fails here is tried again with the rest of the cache, and told there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use oci::{Descriptor, Digest};
 use store::{Resource, SnapshotId};
 use tokio::sync::mpsc;
@@ -71,12 +71,25 @@ async fn send(
     made: mpsc::UnboundedReceiver<Option<SnapshotId>>,
 ) -> BTreeSet<Digest> {
     let Ok(place) = Place::to_write(&work, &request).await else { return BTreeSet::new() };
-    let target = Arc::new(Target { work, place, options });
     let made = stream::unfold(made, |mut made| async move { Some((made.recv().await??, made)) });
+    ahead(work, place, options, made).await
+}
+
+/// Packs one layer after the other, and sends each while the next is packed. Gives what is there then.
+pub async fn ahead(
+    work: Work,
+    place: Place,
+    options: Options,
+    layers: impl Stream<Item = SnapshotId>,
+) -> BTreeSet<Digest> {
+    let at_once = place.uploads(UPLOADS);
+    let target = Arc::new(Target { work, place, options });
     // Packing one layer keeps all cores busy.
-    let packed = made.then(|id| target.clone().pack(id));
+    let packed = layers.then(|id| target.clone().pack(id));
     let sent = packed.filter_map(async |packed| packed.ok()).map(|blob| target.clone().send(blob));
-    sent.buffer_unordered(UPLOADS).filter_map(async |sent| sent.ok()).collect().await
+    // A place that does not take one layer is not asked for each of the others as well.
+    let sent = sent.buffer_unordered(at_once).take_while(|sent| std::future::ready(sent.is_ok()));
+    sent.filter_map(async |sent| sent.ok()).collect().await
 }
 
 /// A cache that layers are sent to.

@@ -9,12 +9,12 @@ use oci::{Descriptor, Digest, Reference};
 use registry::s3::Ambient;
 use solver::Trail;
 use solver::exchange::{self, CONFIG, Config, Form, Listing, Moment, Output, UNCOMPRESSED};
-use store::Store;
 use store::layer::Recipe;
+use store::{SnapshotId, Store};
 
 use super::collect::{Collected, Found, collect};
 use super::place::{self, Place};
-use super::{Error, Import, Imports, Request, gha, s3, tags};
+use super::{Error, Import, Imports, Request, early, gha, s3, tags};
 use crate::event::What;
 use crate::exporters::{assemble, options};
 use crate::{Work, blocking};
@@ -122,20 +122,36 @@ pub async fn export(
     let options = Options::read(request)?;
     let place = Place::to_write(work, request).await?;
     part(work, "preparing build cache for export");
-    let packed = pack(work, done, &options).await?;
+    let collected = collected(work, done, &options).await?;
+    let mut sent = sent.clone();
+    let unpacked = unpacked(work, &collected, &options).await?;
+    if !unpacked.is_empty() {
+        sent.extend(early::ahead(work.clone(), place.clone(), options.clone(), stream::iter(unpacked)).await);
+    }
+    let packed = pack(work, collected, &options).await?;
     if packed.config.is_empty() {
         part(work, "skipping cache export for empty result");
         return Ok(None);
     }
-    send(work, &place, &packed, done, sent).await?;
+    let (sending, blobs) = (send(work, &place, &packed, done, &sent), packed.descriptors());
     match &place {
         Place::Registry(reference) => {
-            let added = tags::add(work, reference, &packed.config, &packed.descriptors(), options.form).await;
+            // It is looked beside the layers at what is there: where nothing is new, that is all.
+            let before = tags::before(work, reference, &packed.config);
+            let (sent, before) = futures_util::future::join(sending, before).await;
+            sent?;
+            let added = tags::add(work, reference, &packed.config, &blobs, options.form, &before?).await;
             work.engine.known.note_written(reference);
             added.map(Some)
         }
-        Place::Shelf(shelf) => shelf.add(work, &packed.config, &packed.descriptors()).await.map(|()| None),
-        Place::Folder { .. } => write(work, &place, &packed, options.form).await.map(Some),
+        Place::Shelf(shelf) => {
+            sending.await?;
+            shelf.add(work, &packed.config, &blobs).await.map(|()| None)
+        }
+        Place::Folder { .. } => {
+            sending.await?;
+            write(work, &place, &packed, options.form).await.map(Some)
+        }
     }
 }
 
@@ -148,7 +164,8 @@ pub async fn inline(
     layers: &[Digest],
 ) -> Result<Option<String>, crate::Error> {
     use base64::Engine;
-    let packed = pack(work, done, &Options::inline(recipe, force)).await?;
+    let options = Options::inline(recipe, force);
+    let packed = pack(work, collected(work, done, &options).await?, &options).await?;
     let of_image = |output: &Output| output.blobs.iter().all(|blob| layers.contains(blob));
     let config = packed.config.without(|output| !of_image(output)).pruned();
     Ok(config.to_inline(layers).map(|json| base64::engine::general_purpose::STANDARD.encode(json)))
@@ -189,16 +206,38 @@ pub fn part(work: &Work, part: &str) {
     work.events.tell(What::Progress { step, part: part.to_owned(), current: 0, total: 0, done: true });
 }
 
-/// Packs the layers of every result.
-pub async fn pack(work: &Work, done: &Done, options: &Options) -> Result<Packed, crate::Error> {
+/// The results that a cache is to have.
+async fn collected(work: &Work, done: &Done, options: &Options) -> Result<Collected, crate::Error> {
     let store = work.engine.store.clone();
     let (trail, imports) = (done.trail.clone(), done.imports.clone());
     let targets = if options.min { done.targets.clone() } else { BTreeSet::new() };
-    let options = options.clone();
-    let made = blocking("packed a cache", move || {
-        let collected = collect(&store, &imports, &trail, &targets)?;
-        packed(&store, collected, &options)
-    });
+    blocking("collected a cache", move || collect(&store, &imports, &trail, &targets)).await
+}
+
+/// Layers of these results that have no blob yet, each once.
+async fn unpacked(work: &Work, collected: &Collected, options: &Options) -> Result<Vec<SnapshotId>, crate::Error> {
+    let (store, options) = (work.engine.store.clone(), options.clone());
+    let here = |found: &Found| if let Found::Here(top, _) = found { Some(*top) } else { None };
+    let tops: Vec<SnapshotId> = collected.found.values().filter_map(here).collect();
+    let look = move || -> Result<Vec<SnapshotId>, store::Error> {
+        let (mut seen, mut unpacked) = (BTreeSet::new(), Vec::new());
+        for top in tops {
+            for id in store.snapshots().chain(top)?.into_iter().rev() {
+                let is_new = seen.insert(id);
+                if is_new && assemble::found_layer_blob(&store, id, &options.recipe, options.force)?.is_none() {
+                    unpacked.push(id);
+                }
+            }
+        }
+        Ok(unpacked)
+    };
+    blocking("looked for packed layers", look).await
+}
+
+/// Packs the layers of every result.
+async fn pack(work: &Work, collected: Collected, options: &Options) -> Result<Packed, crate::Error> {
+    let (store, options) = (work.engine.store.clone(), options.clone());
+    let made = blocking("packed a cache", move || packed(&store, collected, &options));
     let (records, blobs) = made.await?;
     let config = Config::of(records, BTreeMap::new()).map_err(Error::from)?.pruned();
     Ok(Packed { config, blobs })

@@ -136,8 +136,15 @@ impl Kept {
         }
     }
 
+    /// What lies under the name, if all of `config` and of every part is in it.
+    pub fn holding(&self, config: &Config) -> Result<Option<&Descriptor>, Error> {
+        let joined = Config::join([config, &self.config])?;
+        let whole = self.seen.is_subset(&self.held) && self.unread.is_empty();
+        Ok(self.head(&joined).filter(|_| whole))
+    }
+
     /// What lies under the name, if it says this.
-    fn head(&self, config: &Config) -> Option<&Descriptor> {
+    pub fn head(&self, config: &Config) -> Option<&Descriptor> {
         self.head.as_ref().filter(|(head, _)| head == config).map(|(_, document)| document)
     }
 }
@@ -145,11 +152,18 @@ impl Kept {
 /// Adds `config`, whose layers are there already. Gives what lies under the name then.
 pub async fn add(board: &dyn Board, name: &str, config: &Config, blobs: &Blobs) -> Result<Descriptor, crate::Error> {
     let before = read(board, name).await?.unwrap_or_default();
-    let joined = Config::join([config, &before.config]).map_err(Error::from)?;
-    if let Some(head) = before.head(&joined)
-        && before.seen.is_subset(&before.held)
-        && before.unread.is_empty()
-    {
+    add_to(board, name, config, blobs, &before).await
+}
+
+/// The same, where it was looked already at what was there `before`.
+pub async fn add_to(
+    board: &dyn Board,
+    name: &str,
+    config: &Config,
+    blobs: &Blobs,
+    before: &Kept,
+) -> Result<Descriptor, crate::Error> {
+    if let Some(head) = before.holding(config)? {
         // There is nothing to add: it stays what it is.
         return Ok(head.clone());
     }

@@ -19,8 +19,23 @@ const HELD: &str = "dev.larder.cache.parts";
 
 /// Reads what lies at a reference. `None` when there is neither a cache nor a part of one.
 pub async fn read(work: &Work, reference: &Reference) -> Result<Option<Kept>, crate::Error> {
-    let form = Form::ImageManifest;
-    parts::read(&Tags { work, reference, form }, reference.tag.as_deref().unwrap_or_default()).await
+    let tags = Tags { work, reference, form: Form::ImageManifest, ours: None };
+    parts::read(&tags, reference.tag.as_deref().unwrap_or_default()).await
+}
+
+/// What lies where `config` is to be added. Where that very config lies there, it is not fetched.
+pub async fn before(work: &Work, reference: &Reference, config: &Config) -> Result<Kept, crate::Error> {
+    let config = fit(config, MOST);
+    let digest = Digest::of(&config.to_json());
+    let tags = Tags { work, reference, form: Form::ImageManifest, ours: Some((digest, &config)) };
+    let login = ClientLogin(work.session.clone());
+    let name = reference.tag.as_deref().unwrap_or_default();
+    let is_there = work.engine.registry.has_blob(reference, &digest, "pull", &login);
+    let (read, is_there) = futures_util::future::join(parts::read(&tags, name), is_there).await;
+    // A manifest whose config was lost holds nothing: it is written anew.
+    let read = read?.unwrap_or_default();
+    let lost = !is_there.map_err(Error::from)? && read.head(&config).is_some();
+    Ok(if lost { Kept::default() } else { read })
 }
 
 /// Adds `config`, whose layers are there already. Gives the manifest at the reference.
@@ -30,13 +45,18 @@ pub async fn add(
     config: &Config,
     blobs: &Blobs,
     form: Form,
+    before: &Kept,
 ) -> Result<Descriptor, crate::Error> {
-    let tags = Tags { work, reference, form };
+    let tags = Tags { work, reference, form, ours: None };
     let login = ClientLogin(work.session.clone());
     if work.engine.registry.joins(reference, &login).await.map_err(Error::from)? {
-        return tags.hand_over(config, blobs).await;
+        let same = before.holding(config)?.filter(|head| form.media_type() == head.media_type);
+        return match same {
+            Some(head) => Ok(head.clone()),
+            None => tags.hand_over(config, blobs).await,
+        };
     }
-    parts::add(&tags, reference.tag.as_deref().unwrap_or_default(), config, blobs).await
+    parts::add_to(&tags, reference.tag.as_deref().unwrap_or_default(), config, blobs, before).await
 }
 
 struct Tags<'a> {
@@ -44,6 +64,8 @@ struct Tags<'a> {
     /// The cache's own.
     reference: &'a Reference,
     form: Form,
+    /// A config that is known already, by its digest.
+    ours: Option<(Digest, &'a Config)>,
 }
 
 impl Board for Tags<'_> {
@@ -121,16 +143,27 @@ impl Tags<'_> {
             ManifestOrIndex::Manifest(manifest) => manifest.annotations,
             ManifestOrIndex::Index(index) => index.annotations,
         };
-        let mut json = Vec::new();
-        match registry.blob(&reference, &listing.config, &login, &mut json, &mut |_| {}).await {
-            Ok(()) => {}
-            Err(error) if matches!(error.last(), registry::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(Error::from(error).into()),
-        }
-        let config = Config::parse(&json).map_err(Error::from)?;
+        let config = match self.ours {
+            Some((digest, ours)) if digest == listing.config.digest => ours.clone(),
+            _ => match self.config(&listing.config).await? {
+                Some(config) => config,
+                None => return Ok(None),
+            },
+        };
         let config = config.without(|output| !output.blobs.iter().all(|d| listing.blobs.contains_key(d)));
         let document = Descriptor::new(&kind, Digest::of(&bytes), bytes.len() as u64);
         Ok(Some(One { config, blobs: listing.blobs, held: annotations.remove(HELD), document }))
+    }
+
+    /// A config, if it is there.
+    async fn config(&self, what: &Descriptor) -> Result<Option<Config>, crate::Error> {
+        let login = ClientLogin(self.work.session.clone());
+        let mut json = Vec::new();
+        match self.work.engine.registry.blob(self.reference, what, &login, &mut json, &mut |_| {}).await {
+            Ok(()) => Ok(Some(Config::parse(&json).map_err(Error::from)?)),
+            Err(error) if matches!(error.last(), registry::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(Error::from(error).into()),
+        }
     }
 
     /// Lets the registry join it: one manifest, whoever else writes.

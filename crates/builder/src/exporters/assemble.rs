@@ -246,17 +246,31 @@ pub(crate) fn layer_blob(
     recipe: &Recipe,
     force: bool,
 ) -> Result<(Descriptor, Digest, bool), store::Error> {
+    if let Some(found) = found_layer_blob(store, id, recipe, force)? {
+        return Ok(found);
+    }
+    let packed = store::layer::pack(store, id, recipe)?;
+    Ok((Descriptor::new(&packed.media_type, packed.digest, packed.size), packed.diff_id, false))
+}
+
+/// The same, if it is packed already.
+pub(crate) fn found_layer_blob(
+    store: &Store,
+    id: SnapshotId,
+    recipe: &Recipe,
+    force: bool,
+) -> Result<Option<(Descriptor, Digest, bool)>, store::Error> {
     let known = store.layer_blobs().get(id)?;
     if let (Some(diff_id), false) = (known.diff_id, force) {
         // What came compressed goes out as it came.
         for form in known.forms.iter().filter(|f| f.recipe == "fetched") {
             if store.blobs().has(&form.digest)? {
-                return Ok((Descriptor::new(&form.media_type, form.digest, form.size), diff_id, true));
+                return Ok(Some((Descriptor::new(&form.media_type, form.digest, form.size), diff_id, true)));
             }
         }
     }
-    let packed = store::layer::pack(store, id, recipe)?;
-    Ok((Descriptor::new(&packed.media_type, packed.digest, packed.size), packed.diff_id, false))
+    let packed = store::layer::find(store, id, recipe)?;
+    Ok(packed.map(|p| (Descriptor::new(&p.media_type, p.digest, p.size), p.diff_id, false)))
 }
 
 /// The same layer under the media type that the image's kind wants.

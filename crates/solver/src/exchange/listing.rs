@@ -22,6 +22,17 @@ pub enum Form {
     },
 }
 
+impl Form {
+    /// The manifest's media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Form::ImageManifest => media::OCI_MANIFEST,
+            Form::Index { docker: true } => media::DOCKER_INDEX,
+            Form::Index { docker: false } => media::OCI_INDEX,
+        }
+    }
+}
+
 /// The blobs of a cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
@@ -80,22 +91,22 @@ impl Listing {
         }
         let mut layers: Vec<Descriptor> = layers.into_values().collect();
         let (schema_version, artifact_type, subject) = (2, None, None);
-        let json = |value: Result<Vec<u8>, serde_json::Error>| value.map_err(|e| Error::Json { reason: e.to_string() });
-        Ok(match form {
+        let media_type = form.media_type().to_owned();
+        let written = match form {
             Form::ImageManifest => {
-                let (config, media_type) = (self.config.clone(), media::OCI_MANIFEST.to_owned());
+                let config = self.config.clone();
                 let manifest =
                     Manifest { schema_version, media_type, artifact_type, config, layers, subject, annotations };
-                (json(serde_json::to_vec(&manifest))?, media::OCI_MANIFEST)
+                serde_json::to_vec(&manifest)
             }
-            Form::Index { docker } => {
-                let name = if docker { media::DOCKER_INDEX } else { media::OCI_INDEX };
+            Form::Index { .. } => {
                 layers.push(self.config.clone());
-                let (manifests, media_type) = (layers, name.to_owned());
+                let manifests = layers;
                 let index = Index { schema_version, media_type, artifact_type, manifests, subject, annotations };
-                (json(serde_json::to_vec(&index))?, name)
+                serde_json::to_vec(&index)
             }
-        })
+        };
+        Ok((written.map_err(|e| Error::Json { reason: e.to_string() })?, form.media_type()))
     }
 }
 
