@@ -140,7 +140,9 @@ pub async fn export(
             let before = tags::before(work, reference, &packed.config);
             let (sent, before) = futures_util::future::join(sending, before).await;
             sent?;
-            let added = tags::add(work, reference, &packed.config, &blobs, options.form, &before?).await;
+            // What could not be read is read again before anything is written in its place.
+            let before = before.unwrap_or_default();
+            let added = tags::add(work, reference, &packed.config, &blobs, options.form, &before).await;
             work.engine.known.note_written(reference);
             added.map(Some)
         }

@@ -24,7 +24,7 @@ const OLD: u64 = 3_600;
 const PATIENCE: u32 = 6;
 /// Rounds after which others will have to go on.
 const ROUNDS: u32 = 24;
-/// Joins that may fail to be written before that is told.
+/// Joins that may fail to be read or written before that is told.
 const FAILURES: u32 = 3;
 /// Parts read at once.
 const AT_ONCE: usize = 8;
@@ -171,8 +171,17 @@ pub async fn add_to(
     let mut pause = Duration::from_millis(20);
     let (mut round, mut failures) = (0, 0);
     loop {
-        let mut kept = read(board, name).await?.unwrap_or_default();
         round += 1;
+        let mut kept = match read(board, name).await {
+            Ok(kept) => kept.unwrap_or_default(),
+            // While others write, docker-registry can't read what they write for a moment.
+            Err(_) if failures + 1 < FAILURES => {
+                failures += 1;
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         kept.take_blobs(blobs);
         let all = Config::join([config, &kept.config]).map_err(Error::from)?;
         let mut held = kept.seen.clone();
