@@ -189,7 +189,7 @@ impl Drop for SmallDisk {
 
 /// A layer that does not fit onto the disk costs its step, which may need less room; the cause says what was in the way.
 #[test]
-fn a_full_disk_costs_a_step_and_says_so() {
+fn a_full_disk_costs_a_step_or_an_export_and_says_so() {
     let Some(kitchen) = Kitchen::new() else { return };
     let Some(registry) = testkit::registry::start() else { return };
     let base = testkit::base::tar(kitchen.path("").as_path()).unwrap();
@@ -220,6 +220,13 @@ fn a_full_disk_costs_a_step_and_says_so() {
     assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
     // One that has no room itself fails, and says so.
     let ran = build(large, &["--cache-from", &reference("large"), "-o", &output]);
+    assert!(ran.code == 1 && ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+    // What was made fits, and its packed form does not: the cache is not written, and that is all.
+    let fits = "FROM base\nRUN head -c 36000000 /dev/urandom > /made\n";
+    let to = format!("type=registry,ref={}", reference("fits"));
+    let ran = build(fits, &["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+    assert!(ran.stderr.contains("No space left on device"), "{}", ran.stderr);
+    let ran = build(fits, &["--cache-to", &format!("{to},ignore-error=false"), "-o", "type=cacheonly"]);
     assert!(ran.code == 1 && ran.stderr.contains("No space left on device"), "{}", ran.stderr);
 }
 

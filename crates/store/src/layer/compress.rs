@@ -39,8 +39,11 @@ pub fn stream<W: Write + Send>(
         let mut split = Split::start(scope, store, compression, out);
         let produced = produce(&mut split);
         let ended = split.finish();
-        produced?;
-        ended
+        match (produced, ended) {
+            // Who writes sees only that nobody takes blocks any more; why is what the packer says.
+            (Err(gone), Err(why)) if gone.kind() == io::ErrorKind::BrokenPipe => Err(why),
+            (produced, ended) => produced.and(ended),
+        }
     })
 }
 
@@ -234,4 +237,35 @@ fn zstd<W: Write>(blocks: &Receiver<Block>, out: W, level: i32) -> io::Result<W>
         encoder.write_all(&block)?;
     }
     encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk without room.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_is_what_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), crate::Options::default()).unwrap();
+        for compression in [Compression::None, Compression::Gzip(1), Compression::Zstd(1)] {
+            let made = stream(&store, compression, Full, |out| {
+                // More than what waits between the threads, so that the writer finds the packer gone.
+                (0..64).try_for_each(|_| out.write_all(&vec![7; BLOCK]))
+            });
+            assert_eq!(made.err().map(|e| e.kind()), Some(io::ErrorKind::StorageFull), "{compression:?}");
+        }
+    }
 }
