@@ -18,6 +18,8 @@ import subprocess
 import tempfile
 import time
 
+from base import make_base
+
 parser = argparse.ArgumentParser()
 parser.add_argument("--larder", required=True)
 parser.add_argument("--rounds", type=int, default=5)
@@ -37,15 +39,10 @@ def contexts():
     """A cached build of 12 steps on 2,000 files; 20,000 files of 500 MB; a bake of 12 targets. Bases are archives of the
     contexts."""
     base, cached, large, bake = (os.path.join(WORK, name) for name in ("base", "cached", "large", "bake"))
-    for folder in ("bin", "etc", "tmp", "root", "proc", "sys", "dev"):
-        os.makedirs(os.path.join(base, folder))
-    shutil.copy("/bin/busybox", os.path.join(base, "bin/busybox"))
-    for name in subprocess.check_output(["/bin/busybox", "--list"], text=True).split():
-        if name != "busybox":
-            os.symlink("busybox", os.path.join(base, "bin", name))
+    make_base(base)
     for i in range(2000):
         write(os.path.join(cached, "src", f"d{i % 40}", f"f{i}.txt"), f"file {i}\n" * 20)
-    subprocess.run(["tar", "-C", base, "-cf", os.path.join(cached, "base.tar"), "."], check=True)
+    shutil.copy(base + ".tar", os.path.join(cached, "base.tar"))
     write(
         os.path.join(cached, "Dockerfile"),
         "FROM scratch AS base\nADD base.tar /\n"

@@ -50,6 +50,7 @@ fn flags_that_are_wrong() {
     kitchen.write("Dockerfile", "FROM base\n");
     for (args, expected) in [
         (vec!["--secret", "colour=red"], "unknown key `colour`"),
+        (vec!["--secret", "id=x,src=/not/there"], "--secret id=x,src=/not/there: /not/there: No such file"),
         (vec!["-o", "type=tar"], "dest=FILE is missing"),
         (vec!["-o", "type=soup"], "`soup` is not an output type"),
         (vec!["--allow", "network.hots"], "unknown entitlement network.hots"),

@@ -118,11 +118,8 @@ pub(crate) fn part(export: &Export<'_>, part: &str) {
 async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Result<Image, crate::Error> {
     let (layers, snapshots) = layers(export, options, built).await?;
     part(export, "exporting layers");
-    let given = match &built.config {
-        Some(config) => Some(config.clone()),
-        None => options.config.clone(),
-    };
-    let mut config = given.clone().unwrap_or_default();
+    let given = built.config.as_ref().or(options.config.as_ref());
+    let mut config = given.cloned().unwrap_or_default();
     if given.is_none() {
         config.os.clone_from(&built.platform.os);
         config.architecture.clone_from(&built.platform.architecture);

@@ -14,9 +14,19 @@ pub enum Secret {
 }
 
 impl Secret {
+    /// What a `--secret` of the command line names. A file that is not there is told now, as buildx does: a build that
+    /// happens to need no secret would hide a misspelt one.
+    pub fn given(text: &str) -> Result<(String, Secret), String> {
+        let (id, secret) = Secret::parse(text, |name| std::env::var_os(name).is_some())?;
+        if let Secret::File(path) = &secret {
+            std::fs::metadata(path).map_err(|e| format!("--secret {text}: {}: {e}", path.display()))?;
+        }
+        Ok((id, secret))
+    }
+
     /// Reads `id=NAME[,type=file|env][,src=FILE|,env=VARIABLE]` as buildx does: without a place, a variable named like
     /// the id serves, and else a file.
-    pub fn parse(text: &str, variable: impl Fn(&str) -> bool) -> Result<(String, Secret), String> {
+    fn parse(text: &str, variable: impl Fn(&str) -> bool) -> Result<(String, Secret), String> {
         let pairs = crate::commands::build::csv::pairs(text)?;
         let mut id = None;
         let (mut kind, mut file, mut env) = (None, None, None);

@@ -44,7 +44,8 @@ impl<W: Write + Send> Raw<W> {
 pub fn warning(step: oci::Digest, warning: &Warning) -> Value {
     let bytes = |text: &String| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
     let detail: Vec<String> = warning.detail.iter().map(bytes).collect();
-    let mut told = json!({ "vertex": step, "level": 1, "short": bytes(&warning.short), "detail": detail });
+    let mut told =
+        json!({ "vertex": step, "level": warning.level.max(1), "short": bytes(&warning.short), "detail": detail });
     if !warning.url.is_empty() {
         told["url"] = json!(warning.url);
     }

@@ -100,7 +100,11 @@ impl<'a> Changes<'a> {
         let was = was.filter(|was| was.kind == Kind::Dir);
         let own: Option<Vec<PathBuf>> = places.map(|all| all.into_iter().filter(|p| p.is_dir()).collect());
         let changed = self.folder(path, own.as_deref(), was.is_some())?;
-        if !changed && was.is_some_and(|was| alike(was, node)) && xattrs_alike(was, node)? {
+        if let Some(was) = was
+            && !changed
+            && alike(was, node)
+            && was.xattrs()? == node.xattrs()?
+        {
             self.exact = false;
             fs::remove_dir(&place).doing("leave out", path)?;
             return Ok(false);
@@ -110,7 +114,9 @@ impl<'a> Changes<'a> {
     }
 
     fn file(&mut self, path: &Path, was: Option<&Node>, node: &Node) -> Result<bool> {
-        if was.is_some_and(|was| was.kind == node.kind) && same(was, node)? {
+        if let Some(was) = was
+            && same(was, node)?
+        {
             self.exact = false;
             return Ok(false);
         }
@@ -170,16 +176,11 @@ fn alike(a: &Node, b: &Node) -> bool {
     (a.kind, a.mode, a.uid, a.gid, number(a)) == (b.kind, b.mode, b.uid, b.gid, number(b))
 }
 
-fn xattrs_alike(a: Option<&Node>, b: &Node) -> Result<bool> {
-    match a {
-        Some(a) => Ok(a.xattrs()? == b.xattrs()?),
-        None => Ok(false),
-    }
-}
-
 /// Whether a file is as it was. Times without a part of a second may have been cut off: then the contents decide.
-fn same(was: Option<&Node>, node: &Node) -> Result<bool> {
-    let Some(was) = was else { return Ok(false) };
+fn same(was: &Node, node: &Node) -> Result<bool> {
+    if was.kind != node.kind {
+        return Ok(false);
+    }
     let inode = |node: &Node| -> Result<(u64, u64)> {
         let data = fs::symlink_metadata(&node.source).doing("look at", &node.source)?;
         Ok((data.dev(), data.ino()))
@@ -190,7 +191,7 @@ fn same(was: Option<&Node>, node: &Node) -> Result<bool> {
     if !alike(was, node) || (was.size, was.mtime, &was.link) != (node.size, node.mtime, &node.link) {
         return Ok(false);
     }
-    if !xattrs_alike(Some(was), node)? {
+    if was.xattrs()? != node.xattrs()? {
         return Ok(false);
     }
     let cut = node.mtime % 1_000_000_000 == 0;

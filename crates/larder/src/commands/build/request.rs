@@ -43,7 +43,7 @@ pub fn plan(flags: &Flags) -> Result<Plan> {
     contexts::main(flags, &mut session, &mut attributes)?;
     contexts::named(flags, &mut session, &mut attributes)?;
     for text in &flags.secret {
-        let (id, secret) = Secret::parse(text, |name| std::env::var_os(name).is_some())?;
+        let (id, secret) = Secret::given(text)?;
         session.secrets.insert(id, secret);
     }
     let socket = || std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from);

@@ -179,7 +179,7 @@ fn plan(flags: &Flags) -> Result<Plan, String> {
         session.project = Some(flags.local.join("\n")).filter(|project| !project.is_empty());
     }
     for text in &flags.secret {
-        let (id, secret) = Secret::parse(text, |name| std::env::var_os(name).is_some())?;
+        let (id, secret) = Secret::given(text)?;
         session.secrets.insert(id, secret);
     }
     for text in &flags.ssh {
