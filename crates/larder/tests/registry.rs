@@ -37,6 +37,11 @@ impl Serving {
         Serving { child, host }
     }
 
+    /// Waits until it has ended by itself.
+    fn ended(mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+
     fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -204,6 +209,63 @@ fn a_cache_that_surely_has_nothing_costs_one_question() {
     assert_eq!(build("FROM base\nRUN echo other > /one\n"), (1, 0));
     let (missed, asked) = build("FROM base\nRUN echo one > /one\nRUN echo three > /three\n");
     assert!(missed == 1 && asked > 1, "{missed} {asked}");
+}
+
+/// What a registry keeps in a bucket is there after it was killed and after it ended, and is looked after like a folder.
+#[test]
+fn everything_in_a_bucket() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(server) = testkit::s3::start("bkt") else { return };
+    let storage = format!("s3://bkt/reg?endpoint=http://{}&path_style=true", server.host);
+    let registry = |folder: &str, verb: &[&str]| {
+        let mut command = kitchen.command(&kitchen.path(folder), &[&["registry"], verb].concat());
+        command.args(["--storage", &storage]);
+        command.env("AWS_ACCESS_KEY_ID", testkit::s3::KEY).env("AWS_SECRET_ACCESS_KEY", testkit::s3::SECRET);
+        command
+    };
+    let serve = |folder: &str| Serving::of(registry(folder, &["--addr", "127.0.0.1:0"]));
+    let serving = serve("first");
+    let archive = kitchen.path("app.tar");
+    kitchen.write("Dockerfile", "FROM base\nRUN head -c 20000000 /dev/urandom > /large\nRUN echo two > /two\n");
+    let to = format!("type=registry,ref={}/cache:main,mode=max,ignore-error=false", serving.host);
+    kitchen.build(&["--cache-to", &to, "-o", &format!("type=oci,dest={}", archive.display())]).ok();
+    let push = |serving: &Serving, tag: &str| {
+        let image = format!("docker://{}/app:{tag}", serving.host);
+        run("skopeo", &["copy", "--dest-tls-verify=false", &format!("oci-archive:{}", archive.display()), &image])
+    };
+    let pull = |serving: &Serving, tag: &str| {
+        let (image, out) = (format!("docker://{}/app:{tag}", serving.host), kitchen.path(&format!("out-{tag}")));
+        run("skopeo", &["copy", "--src-tls-verify=false", &image, &format!("oci:{}:1", out.display())]).unwrap().ok();
+    };
+    let Some(pushed) = push(&serving, "1") else { return };
+    pushed.ok();
+    let second = Ran::of(registry("second", &["--addr", "127.0.0.1:0"]).output().unwrap());
+    assert!(second.code == 1 && second.stderr.contains("in use by process"), "{}", second.stderr);
+    serving.kill();
+    // Another machine takes over: nothing but the bucket is left.
+    let serving = serve("second");
+    pull(&serving, "1");
+    push(&serving, "2").unwrap().ok();
+    let root = kitchen.other("reader");
+    let from = format!("{}/cache:main", serving.host);
+    let context = kitchen.context();
+    let args =
+        ["build", "--progress", "plain", "--cache-from", &from, "-o", "type=cacheonly", context.to_str().unwrap()];
+    assert_eq!(kitchen.larder_in(&root, &args).ok().missed(), 0);
+    Ran::of(registry("third", &["scrub"]).output().unwrap()).ok();
+    let busy = Ran::of(registry("third", &["gc"]).output().unwrap());
+    assert!(busy.code == 1 && busy.stderr.contains("in use by process"), "{}", busy.stderr);
+    // One that ends lets it go at once.
+    let pid = rustix::process::Pid::from_child(&serving.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    serving.ended();
+    let keep = ["gc", "--keep", "app:*=newest:1", "--keep", "cache:*=newest:0", "--grace", "0"];
+    let done = Ran::of(registry("third", &keep).output().unwrap()).ok();
+    assert!(done.stdout.contains("cache:main") && done.stdout.contains("app:1"), "{}", done.stdout);
+    let serving = serve("third");
+    pull(&serving, "2");
+    let gone = format!("docker://{}/app:1", serving.host);
+    assert_ne!(run("skopeo", &["inspect", "--tls-verify=false", &gone]).unwrap().code, 0);
 }
 
 const KILLS: u32 = 50;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::served::{INDEX, MANIFEST, Served, descriptor, served_with, sha256};
+use crate::served::{INDEX, MANIFEST, Served, descriptor, in_bucket, served_with, sha256};
 
 #[tokio::test]
 async fn what_no_manifest_names_goes_once_it_is_old() {
@@ -47,7 +47,20 @@ async fn what_no_manifest_names_goes_once_it_is_old() {
 /// every image that was acknowledged can be pulled whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pushing_while_collecting() {
-    let served = Arc::new(served_with(|options| options.grace = Duration::from_millis(150)).await);
+    pushing(served_with(|options| options.grace = GRACE).await).await;
+}
+
+/// The same where everything is in a bucket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pushing_while_collecting_in_a_bucket() {
+    let Some(served) = in_bucket(testkit::s3::start("bkt"), |options| options.grace = GRACE).await else { return };
+    pushing(served).await;
+}
+
+const GRACE: Duration = Duration::from_millis(150);
+
+async fn pushing(served: Served) {
+    let served = Arc::new(served);
     let removed = Arc::new(AtomicUsize::new(0));
     let collector = {
         let (served, removed) = (served.clone(), removed.clone());

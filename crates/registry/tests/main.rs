@@ -16,3 +16,4 @@ mod push;
 mod scrub;
 mod served;
 mod service;
+mod stored;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use registry::server::{Options, Registry};
+use registry::s3::{Address, Bucket, Keys};
+use registry::server::{Options, Place, Registry};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ pub struct Served {
     pub registry: Arc<Registry>,
     /// Its folder.
     pub root: std::path::PathBuf,
+    /// What keeps its bytes, where that is a bucket.
+    pub bucket: Option<testkit::s3::Server>,
     _folder: tempfile::TempDir,
 }
 
@@ -67,13 +70,48 @@ pub async fn served() -> Served {
 }
 
 pub async fn served_with(change: impl FnOnce(&mut Options)) -> Served {
+    // All tests pass in a bucket as well, but for those that look into the folder or at parts of a second: to be run by hand.
+    if std::env::var_os("LARDER_TEST_BUCKET").is_some() {
+        return in_bucket(testkit::s3::moto_with("bkt"), change).await.expect("a server of buckets");
+    }
     // Another test of this process may have been first.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
     let mut options = Options::new(folder.path());
     change(&mut options);
-    let scheme = if options.tls.is_some() { "https" } else { "http" };
-    let registry = Registry::open(options).unwrap();
+    let tls = options.tls.is_some();
+    serve(Registry::open(options).unwrap(), tls, folder, None).await
+}
+
+/// A registry whose bytes are in a bucket; `None`, loudly, where no server of buckets is.
+pub async fn in_bucket(server: Option<testkit::s3::Server>, change: impl FnOnce(&mut Options)) -> Option<Served> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let server = server?;
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = Options::new(folder.path());
+    change(&mut options);
+    let tls = options.tls.is_some();
+    let registry = Registry::open_in(options, place(&server.host)).await.unwrap();
+    Some(serve(registry, tls, folder, Some(server)).await)
+}
+
+/// A part of the bucket `bkt`.
+pub fn place(host: &str) -> Place {
+    let (id, secret) = (testkit::s3::KEY.to_owned(), testkit::s3::SECRET.to_owned());
+    let (bucket, region, endpoint) = ("bkt".to_owned(), "us-east-1".to_owned(), Some(format!("http://{host}")));
+    let address = Address { bucket, region, endpoint, path_style: true };
+    let keys = Some(Keys { id, secret, token: None, until: None });
+    let bucket = Bucket::new(&registry::Client::new(), &address, keys, None).unwrap();
+    Place { bucket, prefix: "reg/".to_owned() }
+}
+
+async fn serve(
+    registry: Arc<Registry>,
+    tls: bool,
+    folder: tempfile::TempDir,
+    bucket: Option<testkit::s3::Server>,
+) -> Served {
+    let scheme = if tls { "https" } else { "http" };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("{scheme}://{}", listener.local_addr().unwrap());
     tokio::spawn(registry.clone().serve(listener, std::future::pending()));
@@ -82,7 +120,7 @@ pub async fn served_with(change: impl FnOnce(&mut Options)) -> Served {
         .tls_danger_accept_invalid_certs(true)
         .build()
         .unwrap();
-    Served { base, http, registry, root: folder.path().to_owned(), _folder: folder }
+    Served { base, http, registry, root: folder.path().to_owned(), bucket, _folder: folder }
 }
 
 impl Served {

@@ -42,6 +42,19 @@ pub fn moto() -> Option<Server> {
     run(command, host, tempfile::tempdir().expect("a folder"), "moto_server is missing (ci/s3 installs it)")
 }
 
+/// The same with an empty bucket, which anybody may use.
+pub fn moto_with(bucket: &str) -> Option<Server> {
+    use std::io::{Read, Write};
+    let server = moto()?;
+    let mut stream = TcpStream::connect(&server.host).expect("a connection");
+    let request = format!("PUT /{bucket} HTTP/1.0\r\nHost: {}\r\nContent-Length: 0\r\n\r\n", server.host);
+    stream.write_all(request.as_bytes()).expect("a request");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.contains(" 200 "), "{answer}");
+    Some(server)
+}
+
 fn free() -> String {
     TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").to_string()
 }

@@ -45,7 +45,7 @@ enum Verb {
     Du(du::Flags),
     Prune(prune::Flags),
     Image(image::Flags),
-    Registry(registry::Flags),
+    Registry(Box<registry::Flags>),
     Check(check::Flags),
     Completions(completions::Flags),
 }

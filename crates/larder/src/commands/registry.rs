@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::registry::server::{Action, Event, Mirrors, Options, Registry, Retention, Rule, Tls, Users};
+use ::registry::s3::{Address, Bucket};
+use ::registry::server::{Action, Event, Mirrors, Options, Place, Registry, Retention, Rule, Tls, Users};
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, size};
+use super::{Failure, aws, size};
 
 /// Serve a registry for images and caches (OCI distribution v1.1)
 #[derive(clap::Args, Debug)]
@@ -57,6 +58,39 @@ pub struct Flags {
     /// configuration. May be repeated
     #[arg(long, value_name = "NAME=HOST", value_parser = mirrored)]
     mirror: Vec<(String, String)>,
+    #[command(flatten)]
+    storage: Storage,
+}
+
+/// Where everything is kept.
+#[derive(clap::Args, Debug)]
+struct Storage {
+    /// Keep everything in a bucket, and only uploads that go on in the folder:
+    /// `s3://BUCKET[/PREFIX][?endpoint=URL&region=NAME&path_style=true]`, by the credentials that AWS's tools would use
+    #[arg(long, value_name = "URL", value_parser = bucket)]
+    storage: Option<(Address, String)>,
+}
+
+impl Storage {
+    /// The part of a bucket that is meant, if any.
+    fn place(&self) -> Result<Option<Place>, Failure> {
+        let Some((address, prefix)) = &self.storage else { return Ok(None) };
+        let ambient = aws::ambient();
+        let mut address = address.clone();
+        if address.region.is_empty() {
+            address.region = ambient.region().unwrap_or_else(|| "us-east-1".to_owned());
+        }
+        let client = ::registry::Client::new().with_ambient(ambient);
+        let bucket = Bucket::new(&client, &address, None, None).map_err(Failure::failed)?;
+        Ok(Some(Place { bucket, prefix: prefix.clone() }))
+    }
+
+    async fn open(&self, options: Options) -> Result<Arc<Registry>, Failure> {
+        match self.place()? {
+            None => Registry::open(options).map_err(Failure::failed),
+            Some(place) => Registry::open_in(options, place).await.map_err(Failure::failed),
+        }
+    }
 }
 
 #[derive(clap::Subcommand, Debug)]
@@ -72,9 +106,14 @@ enum Verb {
         /// Which tags stay, as `larder registry --keep` takes it; says why each stays or goes
         #[arg(long, value_name = "REPOSITORIES:TAGS=CONDITIONS", value_parser = retention)]
         keep: Vec<Retention>,
+        #[command(flatten)]
+        storage: Storage,
     },
     /// Read everything again, also while it is served, and say what the disk has changed or lost; exit code 1 if anything
-    Scrub,
+    Scrub {
+        #[command(flatten)]
+        storage: Storage,
+    },
 }
 
 /// Reads `USER=REPOSITORIES:ACTIONS`.
@@ -112,6 +151,29 @@ fn mirrored(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), host.to_owned()))
 }
 
+/// Reads `s3://BUCKET[/PREFIX][?NAME=VALUE&…]`: the bucket, and what its keys begin with.
+fn bucket(text: &str) -> Result<(Address, String), String> {
+    let rest = text.strip_prefix("s3://").ok_or("expected s3://BUCKET[/PREFIX]")?;
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (name, prefix) = path.split_once('/').unwrap_or((path, ""));
+    let mut address = Address { bucket: name.to_owned(), ..Address::default() };
+    if name.is_empty() {
+        return Err("expected the name of a bucket after s3://".to_owned());
+    }
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        match name {
+            "region" => address.region = value.to_owned(),
+            "endpoint" if value.starts_with("http://") || value.starts_with("https://") => {
+                address.endpoint = Some(value.to_owned());
+            }
+            "path_style" if matches!(value, "true" | "false") => address.path_style = value == "true",
+            _ => return Err(format!("`{name}={value}` is none of region=NAME, endpoint=URL, path_style=true")),
+        }
+    }
+    let prefix = prefix.trim_matches('/');
+    Ok((address, if prefix.is_empty() { String::new() } else { format!("{prefix}/") }))
+}
+
 /// Reads `12h` or `30d`.
 fn age(text: &str) -> Option<Duration> {
     let hours = match text.strip_suffix('d') {
@@ -126,8 +188,8 @@ pub fn run(root: &Path, flags: &Flags) -> Result<(), Failure> {
     let root = root.join("registry");
     match &flags.verb {
         None => serve(&root, flags),
-        Some(Verb::Gc { dry_run, grace, keep }) => collect(&root, *dry_run, *grace, keep),
-        Some(Verb::Scrub) => scrub(&root),
+        Some(Verb::Gc { dry_run, grace, keep, storage }) => collect(&root, storage, *dry_run, *grace, keep),
+        Some(Verb::Scrub { storage }) => scrub(&root, storage),
     }
 }
 
@@ -183,9 +245,9 @@ fn serve(root: &Path, flags: &Flags) -> Result<(), Failure> {
         return Err(Failure::usage(why));
     }
     let scheme = if options.tls.is_some() { "https" } else { "http" };
-    let registry = Registry::open(options).map_err(Failure::failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
+        let registry = flags.storage.open(options).await?;
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let stop = async move {
             tokio::select! {
@@ -196,7 +258,9 @@ fn serve(root: &Path, flags: &Flags) -> Result<(), Failure> {
         let listener = listen(flags.addr).await?;
         eprintln!("larder registry is ready on {scheme}://{}", listener.local_addr()?);
         tokio::spawn(registry.clone().tend());
-        registry.serve(listener, stop).await.map_err(Failure::from)
+        let served = registry.clone().serve(listener, stop).await.map_err(Failure::from);
+        registry.close().await;
+        served
     })
 }
 
@@ -207,18 +271,27 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
 }
 
 /// Opens the registry and does something with it.
-fn with<T>(options: Options, work: impl AsyncFnOnce(Arc<Registry>) -> std::io::Result<T>) -> Result<T, Failure> {
-    let registry = Registry::open(options).map_err(Failure::failed)?;
+fn with<T>(
+    options: Options,
+    storage: &Storage,
+    work: impl AsyncFnOnce(Arc<Registry>) -> std::io::Result<T>,
+) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    Ok(runtime.block_on(work(registry))?)
+    runtime.block_on(async {
+        let registry = storage.open(options).await?;
+        let done = work(registry.clone()).await;
+        registry.close().await;
+        Ok(done?)
+    })
 }
 
-fn collect(root: &Path, dry_run: bool, grace: u64, keep: &[Retention]) -> Result<(), Failure> {
+fn collect(root: &Path, storage: &Storage, dry_run: bool, grace: u64, keep: &[Retention]) -> Result<(), Failure> {
     let mut options = options(root);
     options.grace = Duration::from_secs(grace * 3600);
     options.retention = keep.to_vec();
-    let (expired, done) =
-        with(options, async |registry| Ok((registry.expire(dry_run).await?, registry.collect(dry_run).await?)))?;
+    let (expired, done) = with(options, storage, async |registry| {
+        Ok((registry.expire(dry_run).await?, registry.collect(dry_run).await?))
+    })?;
     for (name, tag, reason) in &expired.tags {
         println!("{name}:{tag} {reason}");
     }
@@ -239,9 +312,13 @@ fn collect(root: &Path, dry_run: bool, grace: u64, keep: &[Retention]) -> Result
     Ok(())
 }
 
-fn scrub(root: &Path) -> Result<(), Failure> {
+fn scrub(root: &Path, storage: &Storage) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let found = runtime.block_on(Registry::scrub(root)).map_err(Failure::failed)?;
+    let found = match storage.place()? {
+        None => runtime.block_on(Registry::scrub(root)),
+        Some(place) => runtime.block_on(Registry::scrub_in(place)),
+    };
+    let found = found.map_err(Failure::failed)?;
     for (digest, is) in &found.damaged {
         println!("{digest}: damaged, its bytes are those of {is}");
     }
@@ -253,4 +330,20 @@ fn scrub(root: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::failed("the registry is damaged: push what is named above again, or restore it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    #[test]
+    fn storage_in_a_bucket() {
+        let (address, prefix) = bucket("s3://b/a/c/?endpoint=http://127.0.0.1:9000&path_style=true&region=x").unwrap();
+        assert_eq!((address.bucket.as_str(), address.region.as_str(), prefix.as_str()), ("b", "x", "a/c/"));
+        assert_eq!((address.endpoint.as_deref(), address.path_style), (Some("http://127.0.0.1:9000"), true));
+        assert_eq!(bucket("s3://b").unwrap().1, "");
+        for bad in ["b", "s3://", "s3:///x", "s3://b?endpoint=host", "s3://b?x=y"] {
+            assert!(bucket(bad).is_err(), "{bad}");
+        }
+    }
 }

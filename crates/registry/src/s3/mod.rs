@@ -174,7 +174,7 @@ impl Bucket {
     ) -> Result<(), Error> {
         let (mut hasher, mut got) = (Hasher::new(), 0);
         for tries in 1.. {
-            let answer = self.open(key, got).await?;
+            let answer = self.open(key, got, None).await?;
             let Some(broken) = stream(answer, &mut got, &mut hasher, out, progress).await? else { break };
             if tries >= self.tries {
                 return Err(Error::Unreachable { url: self.shown(key), reason: broken }.after(tries));
@@ -184,11 +184,13 @@ impl Bucket {
         verify(hasher, &self.base, what)
     }
 
-    /// An object's bytes from `start` on, as they come.
-    pub async fn open(&self, key: &str, start: u64) -> Result<Response, Error> {
+    /// An object's bytes from `start` on, as they come: `length` of them, above 0, or all.
+    pub async fn open(&self, key: &str, start: u64, length: Option<u64>) -> Result<Response, Error> {
         let mut ask = Ask::new(Method::GET, key);
-        if start > 0 {
-            ask.headers.push(("range", format!("bytes={start}-")));
+        match length {
+            Some(length) => ask.headers.push(("range", format!("bytes={start}-{}", start + length - 1))),
+            None if start > 0 => ask.headers.push(("range", format!("bytes={start}-"))),
+            None => {}
         }
         self.send(ask).await
     }

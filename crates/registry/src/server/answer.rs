@@ -3,9 +3,10 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
@@ -17,12 +18,24 @@ use crate::pieces::Pieces;
 pub type Answer = Response<Body>;
 
 /// The body of an answer.
-#[derive(Debug)]
 pub enum Body {
     /// It is in memory; taken when it is sent.
     Whole(Option<Bytes>),
     /// It is read while it is sent.
     Reading(Pieces),
+    /// It comes from elsewhere while it is sent.
+    Arriving {
+        /// As it comes.
+        stream: BoxStream<'static, io::Result<Bytes>>,
+        /// Bytes that are still to come.
+        left: u64,
+    },
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "Body({:?} bytes)", hyper::body::Body::size_hint(self).exact())
+    }
 }
 
 impl Body {
@@ -45,6 +58,15 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Body::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Body::Reading(pieces) => Pin::new(pieces).poll_next(context).map_ok(Frame::data),
+            Body::Arriving { left: 0, .. } => Poll::Ready(None),
+            Body::Arriving { stream, left } => {
+                let next = ready!(stream.as_mut().poll_next(context));
+                let bytes = next.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::UnexpectedEof)));
+                if let Ok(bytes) = &bytes {
+                    *left = left.saturating_sub(bytes.len() as u64);
+                }
+                Poll::Ready(Some(bytes.map(Frame::data)))
+            }
         }
     }
 
@@ -52,6 +74,7 @@ impl hyper::body::Body for Body {
         match self {
             Body::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Body::Reading(pieces) => pieces.left() == 0,
+            Body::Arriving { left, .. } => *left == 0,
         }
     }
 
@@ -59,6 +82,7 @@ impl hyper::body::Body for Body {
         SizeHint::with_exact(match self {
             Body::Whole(bytes) => bytes.as_ref().map_or(0, |bytes| bytes.len() as u64),
             Body::Reading(pieces) => pieces.left(),
+            Body::Arriving { left, .. } => *left,
         })
     }
 }

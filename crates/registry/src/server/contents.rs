@@ -7,15 +7,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::{OwnedMutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::digest::{Algorithm, ContentDigest};
 use super::disk::Entry;
-use super::document::{Document, Referrer};
+use super::document::{Document, Part, Referrer};
 use super::name::{Repository, Tag, Target};
 use super::refusal::Refusal;
 use super::storage::Storage;
 use super::{format, now};
+
+/// Questions to the storage at once, where one request has many.
+const AT_ONCE: usize = 8;
 
 /// The contents of all repositories.
 #[derive(Debug)]
@@ -78,6 +83,8 @@ impl Contents {
 
     /// Gives the repository a blob that was written to a local file, synced and verified.
     pub async fn keep_blob(&self, name: &Repository, digest: &ContentDigest, file: PathBuf) -> io::Result<()> {
+        // What takes long comes before anybody has to wait for it.
+        self.storage.bring(&file, digest).await?;
         let _link = self.link().await;
         self.storage.keep(file, digest).await?;
         self.storage.write(format::link(name, digest), Vec::new()).await
@@ -205,31 +212,34 @@ impl Contents {
 
     /// Refuses a manifest that names what the repository does not have.
     pub async fn check_parts(&self, name: &Repository, document: &Document) -> Result<(), Refusal> {
-        for part in document.parts.iter().filter(|part| part.required) {
-            let mut here = None;
-            let keys = [format::link(name, &part.digest), format::manifest(name, &part.digest)];
-            for key in keys.into_iter().take(if part.manifest { 2 } else { 1 }) {
-                let Some(entry) = self.storage.look(key.clone()).await? else { continue };
-                if self.is_old(&entry) {
-                    self.storage.touch(key).await?;
-                    self.storage.touch(format::blob(&part.digest)).await?;
-                }
-                here = self.storage.size(&part.digest).await?;
-                break;
+        let parts = document.parts.iter().filter(|part| part.required);
+        let checks: Vec<_> = parts.map(|part| self.check_part(name, part).boxed()).collect();
+        stream::iter(checks).buffered(AT_ONCE).try_collect().await
+    }
+
+    async fn check_part(&self, name: &Repository, part: &Part) -> Result<(), Refusal> {
+        let mut here = None;
+        let keys = [format::link(name, &part.digest), format::manifest(name, &part.digest)];
+        for key in keys.into_iter().take(if part.manifest { 2 } else { 1 }) {
+            let Some(entry) = self.storage.look(key.clone()).await? else { continue };
+            if self.is_old(&entry) {
+                self.storage.touch(key).await?;
+                self.storage.touch(format::blob(&part.digest)).await?;
             }
-            match here {
-                None => {
-                    let why = format!("the manifest names {}, which {name} does not have", part.digest);
-                    return Err(Refusal::manifest_blob_unknown(why));
-                }
-                Some(size) if size != part.size => {
-                    let why = format!("the manifest says that {} has {} bytes, it has {size}", part.digest, part.size);
-                    return Err(Refusal::manifest_invalid(why));
-                }
-                Some(_) => {}
-            }
+            here = self.storage.size(&part.digest).await?;
+            break;
         }
-        Ok(())
+        match here {
+            None => {
+                let why = format!("the manifest names {}, which {name} does not have", part.digest);
+                Err(Refusal::manifest_blob_unknown(why))
+            }
+            Some(size) if size != part.size => {
+                let why = format!("the manifest says that {} has {} bytes, it has {size}", part.digest, part.size);
+                Err(Refusal::manifest_invalid(why))
+            }
+            Some(_) => Ok(()),
+        }
     }
 
     /// Removes a tag; `false` when there is none.

@@ -34,6 +34,8 @@ pub const TOKEN_KEY: &str = "token-key";
 pub const UPLOADS: &str = "uploads";
 /// Files being written.
 pub const TMP: &str = "tmp";
+/// Bytes by digest.
+pub const BLOBS: &str = "blobs";
 /// Repositories.
 pub const REPOSITORIES: &str = "repositories";
 
@@ -44,12 +46,12 @@ pub fn blob(digest: &ContentDigest) -> String {
 
 /// The folder of the blobs whose digits begin with these two.
 pub fn blobs(algorithm: Algorithm, two: &str) -> String {
-    format!("blobs/{}/{two}", algorithm.word())
+    format!("{BLOBS}/{}/{two}", algorithm.word())
 }
 
 /// The folder of the folders of [`blobs`].
 pub fn all_blobs(algorithm: Algorithm) -> String {
-    format!("blobs/{}", algorithm.word())
+    format!("{BLOBS}/{}", algorithm.word())
 }
 
 /// A repository's folder.

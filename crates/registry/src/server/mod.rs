@@ -6,6 +6,7 @@
 //! bytes all the same: a blob of the store becomes a blob here by a second name for its file ([`Neighbour`]).
 
 mod answer;
+mod bucket;
 mod collect;
 mod contents;
 mod digest;
@@ -27,6 +28,7 @@ mod retention;
 mod route;
 mod scrub;
 mod service;
+mod sign;
 mod storage;
 mod tls;
 mod tokens;
@@ -39,6 +41,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bucket::InBucket;
+pub use bucket::Place;
 pub use collect::Collected;
 use contents::Contents;
 pub use digest::{Algorithm, ContentDigest};
@@ -117,6 +121,8 @@ impl Options {
 
 /// An open registry.
 pub struct Registry {
+    /// The folder's lock, whatever is kept there.
+    _disk: Arc<Disk>,
     contents: Contents,
     uploads: Uploads,
     mirrors: Option<Mirrors>,
@@ -133,13 +139,26 @@ pub struct Registry {
 impl Registry {
     /// Opens the folder, making it when there is none.
     pub fn open(options: Options) -> Result<Arc<Registry>, OpenError> {
-        let Options { root, command, grace, mirrors, retention, users, tls, url, neighbour, tell } = options;
-        let disk = Disk::open(&root, &command)?;
+        let disk = Arc::new(Disk::open(&options.root, &options.command)?);
+        Registry::of(options, disk.clone(), Storage::Disk(disk))
+    }
+
+    /// Opens a part of a bucket, waiting until it is clear that no other server uses it. The folder keeps only uploads that
+    /// go on and the key that signs tokens.
+    pub async fn open_in(options: Options, place: Place) -> Result<Arc<Registry>, OpenError> {
+        let disk = Arc::new(Disk::open(&options.root, &options.command)?);
+        let storage = Storage::Bucket(Arc::new(InBucket::open(place, &options.command).await?));
+        Registry::of(options, disk, storage)
+    }
+
+    fn of(options: Options, disk: Arc<Disk>, storage: Storage) -> Result<Arc<Registry>, OpenError> {
+        let Options { root, command: _, grace, mirrors, retention, users, tls, url, neighbour, tell } = options;
         let key = || token_key(&disk).map_err(|source| OpenError::Io { root: root.clone(), source });
         let guard = users.map(|users| Ok(Guard::new(users, &key()?, url, tls.is_some()))).transpose()?;
         let uploads = Uploads::new(disk.root());
-        let contents = Contents::new(Storage::on_disk(disk), grace);
+        let contents = Contents::new(storage, grace);
         Ok(Arc::new(Registry {
+            _disk: disk,
             contents,
             uploads,
             mirrors,
@@ -155,8 +174,22 @@ impl Registry {
 
     /// Reads everything in a folder again and says what a disk has changed or lost; also while a registry serves it.
     pub async fn scrub(root: &Path) -> Result<Scrubbed, OpenError> {
-        let contents = Contents::new(Storage::on_disk(Disk::open_to_read(root)?), Duration::MAX);
-        scrub::scrub(&contents).await.map_err(|source| OpenError::Io { root: root.to_owned(), source })
+        let storage = Storage::Disk(Arc::new(Disk::open_to_read(root)?));
+        let scrubbed = scrub::scrub(&Contents::new(storage, Duration::MAX)).await;
+        scrubbed.map_err(|source| OpenError::Io { root: root.to_owned(), source })
+    }
+
+    /// The same of a part of a bucket.
+    pub async fn scrub_in(place: Place) -> Result<Scrubbed, OpenError> {
+        let root = place.root();
+        let storage = Storage::Bucket(Arc::new(InBucket::to_read(place).await?));
+        let scrubbed = scrub::scrub(&Contents::new(storage, Duration::MAX)).await;
+        scrubbed.map_err(|source| OpenError::Io { root, source })
+    }
+
+    /// Ends: the place where everything is kept may be another server's at once. What is asked for afterwards fails.
+    pub async fn close(&self) {
+        self.contents.storage.close().await;
     }
 
     /// Applies the rules for tags. `dry` says what would go, and removes nothing.

@@ -7,7 +7,6 @@ use std::io;
 use super::contents::Contents;
 use super::digest::{Algorithm, ContentDigest};
 use super::format;
-use super::uploads::hash;
 
 /// What a scrub found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,15 +36,10 @@ pub async fn scrub(contents: &Contents) -> io::Result<Scrubbed> {
             for entry in contents.storage.list(format::blobs(algorithm, &folder.name)).await? {
                 let Some(digest) = ContentDigest::from_parts(algorithm, &entry.name) else { continue };
                 let key = format::blob(&digest);
-                let read = contents.storage.blocking(move |disk| {
-                    // One that was collected meanwhile is not there.
-                    let Some(mut file) = disk.file(&key)? else { return Ok(None) };
-                    hash(&mut file, algorithm).map(Some)
-                });
-                let Some((hashing, size)) = read.await? else { continue };
+                // One that was collected meanwhile is not there.
+                let Some((is, size)) = contents.storage.hash(key, algorithm).await? else { continue };
                 found.blobs += 1;
                 found.bytes += size;
-                let is = hashing.finish();
                 if is != digest {
                     found.damaged.push((digest, is));
                 }

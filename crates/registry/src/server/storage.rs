@@ -11,82 +11,144 @@ use hyper::body::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::answer::Body;
-use super::digest::ContentDigest;
+use super::bucket::InBucket;
+use super::digest::{Algorithm, ContentDigest};
 use super::disk::{Disk, Entry};
 use super::format;
+use super::uploads::hash;
 use crate::pieces::{PIECE, Pieces};
 
 /// The storage of one registry.
 #[derive(Clone, Debug)]
-pub struct Storage {
-    disk: Arc<Disk>,
+pub enum Storage {
+    /// Everything on this disk.
+    Disk(Arc<Disk>),
+    /// Everything in a bucket.
+    Bucket(Arc<InBucket>),
+}
+
+/// Does blocking work on a disk.
+async fn blocking<T: Send + 'static>(
+    disk: &Arc<Disk>,
+    work: impl FnOnce(&Disk) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let disk = disk.clone();
+    spawn_blocking(move || work(&disk)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 impl Storage {
-    /// Everything on this disk.
-    pub fn on_disk(disk: Disk) -> Storage {
-        Storage { disk: Arc::new(disk) }
+    /// Lets the place go for the next server.
+    pub async fn close(&self) {
+        match self {
+            // The lock goes with the process.
+            Storage::Disk(_) => {}
+            Storage::Bucket(bucket) => bucket.close().await,
+        }
     }
 
-    /// Does blocking work on the disk.
-    pub async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Disk) -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
-        let disk = self.disk.clone();
-        spawn_blocking(move || work(&disk)).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    /// The digest of the bytes under a key, and how many they are.
+    pub async fn hash(&self, key: String, algorithm: Algorithm) -> io::Result<Option<(ContentDigest, u64)>> {
+        let disk = match self {
+            Storage::Disk(disk) => disk,
+            Storage::Bucket(bucket) => return bucket.hash(&key, algorithm).await,
+        };
+        let work = move |disk: &Disk| {
+            let Some(mut file) = disk.file(&key)? else { return Ok(None) };
+            let (hashing, size) = hash(&mut file, algorithm)?;
+            Ok(Some((hashing.finish(), size)))
+        };
+        blocking(disk, work).await
     }
 
     /// A document's bytes.
     pub async fn read(&self, key: String) -> io::Result<Option<Vec<u8>>> {
-        self.blocking(move |disk| disk.read(&key)).await
+        match self {
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.read(&key)).await,
+            Storage::Bucket(bucket) => bucket.read(&key).await,
+        }
     }
 
     /// Writes a document.
     pub async fn write(&self, key: String, bytes: Vec<u8>) -> io::Result<()> {
-        self.blocking(move |disk| disk.write(&key, &bytes)).await
+        match self {
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.write(&key, &bytes)).await,
+            Storage::Bucket(bucket) => bucket.write(&key, bytes).await,
+        }
     }
 
     /// Removes a document or a blob.
     pub async fn remove(&self, key: String) -> io::Result<bool> {
-        self.blocking(move |disk| disk.remove(&key)).await
+        match self {
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.remove(&key)).await,
+            Storage::Bucket(bucket) => bucket.remove(&key).await,
+        }
     }
 
     /// Notes that it is still wanted.
     pub async fn touch(&self, key: String) -> io::Result<()> {
-        self.blocking(move |disk| disk.touch(&key)).await
+        match self {
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.touch(&key)).await,
+            Storage::Bucket(bucket) => bucket.touch(&key).await,
+        }
     }
 
     /// What is under a key.
     pub async fn look(&self, key: String) -> io::Result<Option<Entry>> {
-        self.blocking(move |disk| disk.look(&key)).await
+        match self {
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.look(&key)).await,
+            Storage::Bucket(bucket) => bucket.look(&key).await,
+        }
     }
 
     /// What lies directly below a key, by name.
     pub async fn list(&self, key: String) -> io::Result<Vec<Entry>> {
-        self.blocking(move |disk| disk.list(&key)).await
+        match self {
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.list(&key)).await,
+            Storage::Bucket(bucket) => bucket.list(&key).await,
+        }
     }
 
     /// Removes empty folders from `key` upwards, up to `above`.
     pub async fn remove_empty(&self, key: String, above: &'static str) -> io::Result<()> {
-        self.blocking(move |disk| {
+        // A bucket has no folders.
+        let Storage::Disk(disk) = self else { return Ok(()) };
+        blocking(disk, move |disk| {
             disk.remove_empty(&key, above);
             Ok(())
         })
         .await
     }
 
-    /// Makes a finished and synced local file the blob of its digest.
+    /// Brings a finished and synced local file to where the blob of its digest is kept, if that takes long.
+    pub async fn bring(&self, from: &Path, digest: &ContentDigest) -> io::Result<()> {
+        match self {
+            Storage::Disk(_) => Ok(()),
+            Storage::Bucket(bucket) => bucket.upload(&format::blob(digest), from.to_owned()).await,
+        }
+    }
+
+    /// Makes a local file, after [`Storage::bring`], the blob of its digest.
     pub async fn keep(&self, from: PathBuf, digest: &ContentDigest) -> io::Result<()> {
         let key = format::blob(digest);
-        self.blocking(move |disk| disk.place(&from, &key)).await
+        match self {
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.place(&from, &key)).await,
+            // A collector with next to no grace may have been there since.
+            Storage::Bucket(bucket) => match bucket.look(&key).await? {
+                Some(_) => Ok(()),
+                None => bucket.upload(&key, from).await,
+            },
+        }
     }
 
     /// Makes the file at `from`, which must never change afterwards, the blob of its digest: by a second name for it
     /// where the file system allows, else as a copy.
     pub async fn link(&self, from: PathBuf, digest: &ContentDigest) -> io::Result<()> {
         let key = format::blob(digest);
-        self.blocking(move |disk| {
+        let disk = match self {
+            Storage::Disk(disk) => disk,
+            Storage::Bucket(bucket) => return bucket.upload(&key, from).await,
+        };
+        blocking(disk, move |disk| {
             let temporary = disk.temporary();
             if std::fs::hard_link(&from, &temporary).is_err() {
                 std::fs::copy(&from, &temporary)?;
@@ -112,7 +174,14 @@ impl Storage {
     /// A blob's bytes from `start`, `length` of them; `None` when it is not here.
     pub async fn stream(&self, digest: &ContentDigest, start: u64, length: u64) -> io::Result<Option<Body>> {
         let key = format::blob(digest);
-        self.blocking(move |disk| {
+        let disk = match self {
+            Storage::Disk(disk) => disk,
+            Storage::Bucket(bucket) => {
+                let found = bucket.stream(&key, start, length).await?;
+                return Ok(found.map(|stream| Body::Arriving { stream, left: length }));
+            }
+        };
+        blocking(disk, move |disk| {
             let Some(file) = disk.file(&key)? else { return Ok(None) };
             if length > PIECE {
                 return Ok(Some(Body::Reading(Pieces::new(file, start, length))));
