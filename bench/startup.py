@@ -1,0 +1,70 @@
+"""Writes crates/larder/startup.ld: which functions a cached build runs, so that the linker lays them side by side. Needs
+valgrind, as root, and a minute; worth it again when much has changed. What it names and is not there any more, does no harm.
+
+Names go without the hashes that a compiler puts into them, and so stand for all instances of a generic function."""
+
+import os
+import re
+import subprocess
+import tempfile
+
+from base import make_base
+from workloads import many_files, stages_and_files
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SCRIPT = os.path.join(HERE, "../crates/larder/startup.ld")
+
+
+def binary():
+    """The command with its symbols."""
+    subprocess.run(
+        ["cargo", "rustc", "--release", "--quiet", "-p", "larder", "--bin", "larder", "--", "-C", "strip=none"],
+        cwd=HERE,
+        check=True,
+    )
+    about = subprocess.check_output(["cargo", "metadata", "--no-deps", "--format-version=1"], cwd=HERE, text=True)
+    return os.path.join(re.search(r'"target_directory":"([^"]*)"', about)[1], "release/larder")
+
+
+def called(larder, work):
+    """Mangled names of what cached builds call."""
+    base = os.path.join(work, "base")
+    make_base(base)
+    env = dict(os.environ, LARDER_ROOT=os.path.join(work, "larder"))
+    subprocess.run([larder, "image", "import", "base", base + ".tar"], env=env, check=True)
+    names = set()
+    for make in (stages_and_files, many_files):
+        context, out = os.path.join(work, make.__name__), os.path.join(work, "calls")
+        os.makedirs(context)
+        make(context)
+        build = [larder, "build", "--progress", "quiet", "-o", "type=cacheonly", context]
+        subprocess.run(build, env=env, check=True)
+        subprocess.run(build, env=env, check=True)
+        watch = ["valgrind", "--quiet", "--tool=callgrind", "--demangle=no", "--callgrind-out-file=" + out]
+        subprocess.run([*watch, *build], env=env, check=True)
+        with open(out) as calls:
+            names.update(re.findall(r"^c?fn=\(\d+\) ([^'\n]+)", calls.read(), re.MULTILINE))
+    return names
+
+
+def pattern(name):
+    """The section of a function, whatever compiler made it: `_ZN…17h<hash>E`, or `_R…` with hashes of crates."""
+    if name.startswith("_ZN"):
+        return re.sub(r"17h[0-9a-f]{16}E.*", "17h*", name)
+    return re.sub(r"Cs[0-9A-Za-z]+_(?=\d)", "Cs*_", name)
+
+
+def main():
+    larder = binary()
+    symbols = subprocess.check_output(["nm", larder], text=True)
+    ours = {line.split()[2] for line in symbols.splitlines() if re.search(r" [tT] _[ZR]", line)}
+    with tempfile.TemporaryDirectory(prefix="larder-startup-") as work:
+        sections = sorted({pattern(name) for name in called(larder, work) & ours})
+    # One list: a linker goes through all sections once for each.
+    lines = ["SECTIONS {", "  .text.cached : {", "    *(", *(f".text.{name}" for name in sections), "    )", "  }"]
+    with open(SCRIPT, "w") as file:
+        file.write("/* Written by bench/startup.py. */\n" + "\n".join([*lines, "}", "INSERT BEFORE .text;"]) + "\n")
+    print(f"{len(sections)} functions")
+
+
+main()
