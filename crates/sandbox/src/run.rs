@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::cgroup::{Groups, Membership};
+use crate::cgroup::{Groups, Membership, sweep};
 use crate::child::{self, Ends, Failure, Role, Stage};
 use crate::connected::Stdio;
 use crate::kernel::{Cloned, clone3};
@@ -99,9 +100,9 @@ pub struct Exit {
 #[derive(Debug)]
 pub struct Sandbox {
     config: Config,
-    abilities: Abilities,
-    groups: Groups,
-    filter: std::sync::OnceLock<Filter>,
+    abilities: OnceLock<Abilities>,
+    groups: OnceLock<Groups>,
+    filter: OnceLock<Filter>,
 }
 
 struct Filter(Vec<libc::sock_filter>);
@@ -113,15 +114,22 @@ impl std::fmt::Debug for Filter {
 }
 
 impl Sandbox {
-    /// Looks at what the machine can do. Cheap; nothing is made before the first run.
+    /// Free: the first run looks at what the machine can do, and many a build runs nothing.
     pub fn new(config: Config) -> Result<Sandbox, Error> {
-        let groups = Groups::new(config.cgroup_parent.clone());
-        Ok(Sandbox { config, abilities: Abilities::detect(), groups, filter: std::sync::OnceLock::new() })
+        Ok(Sandbox { config, abilities: OnceLock::new(), groups: OnceLock::new(), filter: OnceLock::new() })
     }
 
     /// What this machine can do.
     pub fn abilities(&self) -> &Abilities {
-        &self.abilities
+        self.abilities.get_or_init(Abilities::detect)
+    }
+
+    /// Our cgroups. What processes that were killed left of theirs goes first.
+    fn groups(&self) -> &Groups {
+        self.groups.get_or_init(|| {
+            sweep(self.config.cgroup_parent.as_deref());
+            Groups::new(self.config.cgroup_parent.clone())
+        })
     }
 
     /// Runs `spec` to its end and hands out what it prints as it comes. A process that fails is an [`Exit`]; an error
@@ -143,10 +151,10 @@ impl Sandbox {
         Plan::make(
             spec,
             Ground {
-                abilities: &self.abilities,
-                devices_held: self.groups.hold_devices(),
+                abilities: self.abilities(),
+                devices_held: self.groups().hold_devices(),
                 own_network,
-                hierarchies: &self.groups.hierarchies,
+                hierarchies: &self.groups().hierarchies,
             },
         )
     }
@@ -159,7 +167,7 @@ impl Sandbox {
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, Error> {
         let pipes = Pipes::make().map_err(|e| Error::kernel("make pipes", e))?;
-        let membership = self.groups.join(spec)?;
+        let membership = self.groups().join(spec)?;
         let mut running =
             self.launch(spec, Role::First(plan), Stdio { fds: pipes.ends, terminal: false }, &membership)?;
         pass_on(&mut running.process, &pipes.stdout, &pipes.stderr, cancel, output)?;
@@ -183,7 +191,7 @@ impl Sandbox {
             Role::First(plan) => (&plan.process, Some(*plan)),
             Role::Beside { process, .. } => (*process, None),
         };
-        let words = |failure| explain(failure, spec, process, plan, &self.abilities);
+        let words = |failure| explain(failure, spec, process, plan, self.abilities());
         give_to(&stdio, process.uid).map_err(|e| match e.raw_os_error() {
             // The first thing that an id without a place in the namespace can't have.
             libc::EINVAL => words(Failure { stage: Stage::User, index: 0, errno: libc::EINVAL }),
@@ -204,7 +212,7 @@ impl Sandbox {
 
     /// The groups for one run of `spec`.
     pub(crate) fn join_groups(&self, spec: &Spec) -> Result<Membership, Error> {
-        self.groups.join(spec)
+        self.groups().join(spec)
     }
 }
 

@@ -162,8 +162,6 @@ pub fn enter() -> Result<(), Failure> {
             "warning: larder has a single user id here ({why}): a step can't have files of other owners or run as another user"
         );
     }
-    // What steps of a process that was killed left.
-    sandbox::sweep(None);
     Ok(())
 }
 

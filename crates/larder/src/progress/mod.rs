@@ -64,8 +64,8 @@ trait Display: Send {
 
 /// A running display. Ends, with everything shown, when all senders are gone and `finish` is called.
 pub struct Progress {
-    sender: mpsc::Sender<Event>,
-    thread: JoinHandle<()>,
+    /// Nothing is shown without a thread.
+    shown: Option<(mpsc::Sender<Event>, JoinHandle<()>)>,
 }
 
 impl Progress {
@@ -76,6 +76,9 @@ impl Progress {
 
     /// Starts a display.
     pub fn start_on(kind: Kind, target: Target) -> Progress {
+        if kind == Kind::Quiet && !matches!(target, Target::Traced(_)) {
+            return Progress { shown: None };
+        }
         Progress::of(move || match target {
             Target::Error => display(kind, std::io::stderr()),
             Target::Output => display(kind, std::io::stdout()),
@@ -102,20 +105,22 @@ impl Progress {
     fn of(display: impl FnOnce() -> Box<dyn Display> + Send + 'static) -> Progress {
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || run(&receiver, display().as_mut()));
-        Progress { sender, thread }
+        Progress { shown: Some((sender, thread)) }
     }
 
     /// Where the build tells its events.
     pub fn events(&self) -> Events {
-        let sender = self.sender.clone();
+        let Some((sender, _)) = &self.shown else { return Events::new(drop) };
+        let sender = sender.clone();
         // A display that ended early (its output was closed) takes no more events, and the build goes on.
         Events::new(move |event| drop(sender.send(event)))
     }
 
     /// Shows what is left and ends. Every [`Events`] must be gone.
     pub fn finish(self) {
-        drop(self.sender);
-        drop(self.thread.join()); // a display that panicked has printed its panic already
+        let Some((sender, thread)) = self.shown else { return };
+        drop(sender);
+        drop(thread.join()); // a display that panicked has printed its panic already
     }
 }
 

@@ -51,7 +51,7 @@ fn alive(name: &str) -> bool {
 }
 
 /// Ends what owners that are gone left in cgroups under `parent` (`None`: the root of each hierarchy): their processes
-/// and their groups. To be called at start, before the first run; cheap when there is nothing.
+/// and their groups. A sandbox does it before its first run; cheap when there is nothing.
 pub fn sweep(parent: Option<&str>) -> Swept {
     let mut swept = Swept::default();
     let hierarchies = Hierarchies::detect();
