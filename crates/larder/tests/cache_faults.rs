@@ -142,27 +142,77 @@ fn a_blob_that_is_lost_or_damaged() {
     }
 }
 
+/// What passes while a cache is written costs nothing of it.
+#[test]
+fn an_export_through_passing_faults_is_whole() {
+    let Some(stall) = Stall::new() else { return };
+    let serving = crate::registry::Serving::start(&stall.kitchen.path("registry"), &[]);
+    let own = testkit::faults::start(&serving.host);
+    let slow = Fault::Slow(64, std::time::Duration::from_millis(5));
+    for (proxy, registry) in [(&stall.proxy, "docker"), (&own, "larder")] {
+        for (number, faults) in [
+            vec![("PUT", "uploads", Fault::Cut(100)), ("HEAD", "blobs", Fault::Status(429))],
+            vec![("PUT", "uploads", Fault::Reset), ("PUT", "manifests", Fault::Reset)],
+            vec![("POST", "uploads", Fault::Status(401)), ("PUT", "manifests", Fault::Status(401))],
+            vec![("POST", "uploads", Fault::Status(503)), ("PUT", "uploads", Fault::Status(500))],
+            vec![("PUT", "uploads", Fault::Status(401)), ("HEAD", "blobs", Fault::Reset)],
+            vec![("GET", "manifests", Fault::Truncate(20)), ("GET", "manifests", slow.clone())],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let rule = |(method, path, fault): &(&'static str, &str, Fault)| Rule {
+                method,
+                path: (*path).to_owned(),
+                fault: fault.clone(),
+                times: 1,
+            };
+            // The last one reads what is there, and adds to it.
+            let name = if faults[0].0 == "GET" { "0".to_owned() } else { number.to_string() };
+            let reference = format!("{}/passing-{name}", proxy.host);
+            let to = format!("type=registry,ref={reference},mode=max,ignore-error=false");
+            proxy.set(faults.iter().map(rule).collect());
+            stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+            // A registry that joins caches is not asked for what is there.
+            assert!(proxy.used() || (registry, faults[0].0) == ("larder", "GET"), "{registry}: {faults:?}");
+            proxy.set(Vec::new());
+            assert_eq!(kinds(&stall.build(&reference, &[])), Vec::<&str>::new(), "{registry}: {faults:?}");
+        }
+    }
+}
+
+/// What stays is told with its cause; the build succeeds all the same, unless the export must not fail.
 #[test]
 fn an_export_that_fails_is_told() {
     let Some(stall) = Stall::new() else { return };
-    let to = format!("type=registry,ref={}/new,mode=max", stall.proxy.host);
-    for (method, path) in [("POST", "uploads"), ("PUT", "uploads"), ("PUT", "manifests"), ("HEAD", "blobs")] {
-        let rule = Rule { method, path: path.to_owned(), fault: Fault::Status(503), times: ALWAYS };
-        stall.proxy.set(vec![rule.clone()]);
+    let host = stall.proxy.host.clone();
+    for (method, path, fault, said) in [
+        ("POST", "uploads", Fault::Status(503), "503"),
+        ("PUT", "uploads", Fault::Status(507), "507"),
+        ("PUT", "uploads", Fault::Cut(10), "can't be reached"),
+        ("PUT", "uploads", Fault::Status(401), "docker login"),
+        ("PUT", "manifests", Fault::Status(503), "503"),
+        ("PUT", "manifests", Fault::Reset, "can't be reached"),
+        ("PUT", "manifests", Fault::Status(403), "docker login"),
+        ("HEAD", "blobs", Fault::Status(503), "503"),
+    ] {
+        let what = format!("{method} {path} {fault:?}");
+        stall.proxy.set(vec![Rule { method, path: path.to_owned(), fault, times: ALWAYS }]);
+        let to = format!("type=registry,ref={host}/new,mode=max");
         let ran = stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
-        assert!(ran.stderr.contains("503"), "{method} {path}: {}", ran.stderr);
-        stall.proxy.set(vec![rule]);
+        assert!(ran.stderr.contains(said) && ran.stderr.contains(&host), "{what}: {}", ran.stderr);
         let strict = format!("{to},ignore-error=false");
-        assert_eq!(stall.kitchen.build(&["--cache-to", &strict, "-o", "type=cacheonly"]).code, 1);
+        let ran = stall.kitchen.build(&["--cache-to", &strict, "-o", "type=cacheonly"]);
+        assert!(ran.code == 1 && ran.stderr.contains(said), "{what}: {}", ran.stderr);
     }
-    stall.proxy.set(vec![
-        Rule { method: "POST", path: "uploads".to_owned(), fault: Fault::Status(503), times: 1 },
-        Rule { method: "PUT", path: "manifests".to_owned(), fault: Fault::Reset, times: 1 },
-    ]);
-    let to = format!("type=registry,ref={}/other,mode=max,ignore-error=false", stall.proxy.host);
-    stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
-    assert!(stall.proxy.used());
-    assert_eq!(kinds(&stall.build(&format!("{}/other", stall.proxy.host), &[])), Vec::<&str>::new());
+    // What lies there and can't be read as a cache is replaced, or stays and that is told; never a failed build.
+    let to = format!("type=registry,ref={host}/cache,mode=max");
+    for fault in [Fault::Corrupt, Fault::Truncate(20)] {
+        stall.proxy.set(vec![Rule { method: "GET", path: "manifests".to_owned(), fault, times: ALWAYS }]);
+        stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
+        stall.proxy.set(Vec::new());
+        assert_eq!(kinds(&stall.cache(&[])), Vec::<&str>::new());
+    }
 }
 
 /// A small disk of its own, gone with the test.

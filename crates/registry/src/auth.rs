@@ -2,11 +2,15 @@
 //! Tokens are kept in memory for as long as they are good, credentials never.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
+use reqwest::Response;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 
-use crate::client::{escape, root_cause};
+use crate::ask::Ask;
+use crate::client::{escape, host_of, lock, root_cause, scope};
+use crate::{Client, Error, attend};
 
 /// Gives credentials when a registry asks for them.
 pub trait Login: Send + Sync {
@@ -51,13 +55,56 @@ pub(crate) fn basic(user: &str, secret: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{secret}")))
 }
 
+impl Client {
+    /// Finds what to say in `Authorization`. `known` was not good enough; if somebody found another meanwhile, that serves.
+    pub(crate) async fn log_in(
+        &self,
+        ask: &Ask<'_>,
+        response: &Response,
+        login: &dyn Login,
+        known: Option<String>,
+    ) -> Result<(), Error> {
+        let host = host_of(&ask.url);
+        let turn = lock(&self.logging_in).entry(host.clone()).or_default().clone();
+        let _turn = turn.lock().await;
+        if lock(&self.tokens).get(&(host.clone(), scope(ask))) != known.as_ref() {
+            return Ok(());
+        }
+        let failed = |reason: String| Error::Token { host: host.clone(), scope: scope(ask), reason };
+        let headers = response.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenge = headers.filter_map(|h| Challenge::read(h.to_str().ok()?)).next();
+        let domain = &ask.reference.domain;
+        let unknown = |reason| Error::Login { host: domain.clone(), reason };
+        let credentials = login.credentials(domain).await.map_err(unknown)?;
+        let header = match challenge {
+            Some(Challenge::Basic) | None => match credentials {
+                Some((user, secret)) => basic(&user, &secret),
+                None => return Ok(()),
+            },
+            Some(Challenge::Bearer(fields)) => {
+                let realm = fields.get("realm").ok_or_else(|| failed("it names no token service".to_owned()))?;
+                let service = fields.get("service").map(String::as_str).unwrap_or_default();
+                // Who believes the registry believes its token service in the same way.
+                let http = self.http_for(domain)?;
+                format!(
+                    "Bearer {}",
+                    token(&http, realm, service, &scope(ask), credentials, self.silence()).await.map_err(failed)?
+                )
+            }
+        };
+        lock(&self.tokens).insert((host.clone(), scope(ask)), header);
+        Ok(())
+    }
+}
+
 /// A bearer token (distribution-spec, "Token Authentication"). An identity token is changed for one as OAuth2 has it.
-pub(crate) async fn token(
+async fn token(
     http: &reqwest::Client,
     realm: &str,
     service: &str,
     scope: &str,
     credentials: Option<(String, String)>,
+    silence: Duration,
 ) -> Result<String, String> {
     #[derive(serde::Deserialize)]
     struct Answer {
@@ -85,7 +132,7 @@ pub(crate) async fn token(
             }
         }
     };
-    let response = request.send().await.map_err(|e| root_cause(&e))?;
+    let response = attend::send(request, silence).await.map_err(|e| e.to_string())?;
     if !response.status().is_success() {
         return Err(format!("{realm} answered {}", response.status()));
     }

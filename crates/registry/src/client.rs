@@ -5,22 +5,28 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use oci::{Descriptor, Digest, Hasher, Reference, media};
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE};
-use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use oci::{Descriptor, Digest, Hasher, Reference};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, Response, StatusCode};
 
-use crate::auth::{Challenge, basic, token};
+use crate::ask::Ask;
+use crate::attend::{self, Stopped};
 use crate::hosts::Host;
-use crate::pieces::Pieces;
 use crate::s3::Ambient;
 use crate::trust::{self, Trust};
 use crate::{Error, Login};
 
 /// Tries of one request.
 pub(crate) const TRIES: u32 = 4;
+
+/// More bytes than any real manifest has.
+const MANIFEST: usize = 8 << 20;
+
+/// For so long a host that was silent is not waited for as long as others.
+const SULKS: Duration = Duration::from_secs(60);
 
 /// The host behind Docker's own name.
 const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
@@ -30,11 +36,11 @@ const DOCKER: (&str, &str) = ("docker.io", "registry-1.docker.io");
 pub struct Client {
     http: OnceLock<reqwest::Client>,
     /// Authorization headers that worked, by host and scope.
-    tokens: Mutex<HashMap<(String, String), String>>,
+    pub(crate) tokens: Mutex<HashMap<(String, String), String>>,
     /// What larder's registries said they do beyond the specification, by host; empty for others.
     extensions: Mutex<HashMap<String, String>>,
     /// Who logs in to a host: the others wait and use the same token.
-    logging_in: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) logging_in: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     /// What is particular about hosts (`name` or `name:port`).
     hosts: BTreeMap<String, Host>,
     /// Hosts that turned out to speak plain HTTP where TLS was tried first.
@@ -45,26 +51,10 @@ pub struct Client {
     seed: Option<u64>,
     /// What the surroundings say of AWS.
     ambient: Ambient,
-}
-
-/// What is sent, perhaps several times.
-#[derive(Clone, Debug)]
-pub enum Content {
-    /// From memory.
-    Bytes(Vec<u8>),
-    /// A file, streamed.
-    File(std::path::PathBuf),
-}
-
-/// One request as it is tried, perhaps several times.
-pub(crate) struct Ask<'a> {
-    pub method: Method,
-    pub url: String,
-    pub reference: &'a Reference,
-    /// `pull` or `pull,push`.
-    pub actions: &'a str,
-    pub body: Option<(String, Content)>,
-    pub range: Option<u64>,
+    /// How long a host may say nothing.
+    silence: Option<Duration>,
+    /// Hosts that said nothing for so long, and when.
+    silent: Mutex<HashMap<String, Instant>>,
 }
 
 impl Client {
@@ -83,6 +73,16 @@ impl Client {
     pub fn with_seed(mut self, seed: u64) -> Client {
         self.seed = Some(seed);
         self
+    }
+
+    /// Waits so long for a host that says nothing: for an answer, and between two pieces of one.
+    pub fn with_silence(mut self, silence: Duration) -> Client {
+        self.silence = Some(silence);
+        self
+    }
+
+    pub(crate) fn silence(&self) -> Duration {
+        self.silence.unwrap_or(attend::SILENCE)
     }
 
     /// Finds credentials for buckets in these surroundings.
@@ -107,9 +107,9 @@ impl Client {
         let mut failed = None;
         for reference in self.places(&reference) {
             let url = format!("{}/v2/{}/manifests/{name}", self.base(&reference.domain), reference.path);
-            let ask = Ask { method: Method::GET, url, reference: &reference, actions: "pull", body: None, range: None };
-            match self.send(&ask, login).await {
-                Ok(response) => return read_manifest(response, &reference).await,
+            let ask = Ask::new(Method::GET, url, &reference, "pull");
+            match self.read(&ask, MANIFEST, login).await {
+                Ok((bytes, kind)) => return verified(bytes, kind, &reference),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -131,8 +131,7 @@ impl Client {
             let (mut hasher, mut got) = (Hasher::new(), 0);
             for tries in 1..=TRIES {
                 let range = (got > 0).then_some(got);
-                let reference = &reference;
-                let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range };
+                let ask = Ask { range, ..Ask::new(Method::GET, url.clone(), &reference, "pull") };
                 let response = match self.send(&ask, login).await {
                     Ok(response) => response,
                     Err(error) => {
@@ -142,8 +141,12 @@ impl Client {
                 };
                 match stream(response, &mut got, &mut hasher, out, progress).await? {
                     None => return verify(hasher, &reference.domain, what),
-                    Some(broken) => {
-                        failed = Some(Error::Unreachable { url: url.clone(), reason: broken }.after(tries));
+                    Some(stopped) => {
+                        let again = stopped.may_pass(tries, TRIES);
+                        failed = Some(Error::Unreachable { url: url.clone(), reason: stopped.reason }.after(tries));
+                        if !again {
+                            break;
+                        }
                         tokio::time::sleep(pause(self.seed(), &url, tries)).await;
                     }
                 }
@@ -218,7 +221,10 @@ impl Client {
         loop {
             let pause = pause(self.seed(), &ask.url, tries);
             let known = lock(&self.tokens).get(&(host_of(&ask.url), scope(ask))).cloned();
-            let sent = self.request(ask, &url, known.as_deref())?.send().await;
+            let host = &ask.reference.domain;
+            let (silence, most) = if self.is_silent(host) { (self.silence() / 3, 1) } else { (self.silence(), TRIES) };
+            let most = if ask.once { 1 } else { most };
+            let sent = self.attempt(ask, &url, known.as_deref(), silence).await?;
             tries += 1;
             let response = match sent {
                 Ok(response) => response,
@@ -229,12 +235,15 @@ impl Client {
                     url = url.replacen("https:", "http:", 1);
                     continue;
                 }
-                Err(error) if tries < TRIES && !error.is_connect() => {
+                Err(error) if error.may_pass(tries, most) => {
                     tokio::time::sleep(pause).await;
                     continue;
                 }
                 Err(error) => {
-                    let error = Error::Unreachable { url: ask.url.clone(), reason: root_cause(&error) };
+                    if error.is_silence() {
+                        lock(&self.silent).insert(host.clone(), Instant::now());
+                    }
+                    let error = Error::Unreachable { url: ask.url.clone(), reason: error.to_string() };
                     return Err(error.after(tries));
                 }
             };
@@ -245,7 +254,7 @@ impl Client {
                 self.log_in(ask, &response, login, known).await?;
                 continue;
             }
-            if (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) && tries < TRIES {
+            if (status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()) && tries < TRIES && !ask.once {
                 let wait = response.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
                 tokio::time::sleep(wait.map_or(pause, |s: u64| Duration::from_secs(s.min(30)))).await;
                 continue;
@@ -270,73 +279,40 @@ impl Client {
         extensions.get(&reference.domain).map(|said| said.split(',').any(|name| name.trim() == extension))
     }
 
-    fn request(&self, ask: &Ask<'_>, url: &str, token: Option<&str>) -> Result<RequestBuilder, Error> {
-        let mut request = self.http_for(&ask.reference.domain)?.request(ask.method.clone(), url);
-        let accept = [media::OCI_MANIFEST, media::OCI_INDEX, media::DOCKER_MANIFEST, media::DOCKER_INDEX, "*/*"];
-        request = request.header(ACCEPT, accept.join(", "));
-        if let Some(token) = token {
-            let mut value = HeaderValue::from_str(token).unwrap_or(HeaderValue::from_static(""));
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        if let Some((kind, body)) = &ask.body {
-            request = request.header(CONTENT_TYPE, kind);
-            request = match body {
-                Content::Bytes(bytes) => request.body(bytes.clone()),
-                Content::File(path) => {
-                    let failed = |source| Error::Write { what: path.display().to_string(), source };
-                    let file = std::fs::File::open(path).map_err(failed)?;
-                    let size = file.metadata().map_err(failed)?.len();
-                    let body = reqwest::Body::wrap_stream(Pieces::new(file, 0, size));
-                    request.header(CONTENT_LENGTH, size).body(body)
+    /// The whole of a short answer and its type; asked for again when it breaks off.
+    pub(crate) async fn read(&self, ask: &Ask<'_>, most: usize, login: &dyn Login) -> Result<(Vec<u8>, String), Error> {
+        let failed = |reason: String| Error::Unreachable { url: ask.url.clone(), reason };
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let response = self.send(ask, login).await?;
+            let kind =
+                response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+            let (mut bytes, mut body) = (Vec::new(), response.bytes_stream());
+            let broken = loop {
+                match body.next().await {
+                    None => return Ok((bytes, kind)),
+                    Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
+                    Some(Err(error)) => break Stopped::from(error),
+                }
+                if bytes.len() > most {
+                    return Err(failed(format!("the answer is larger than {most} bytes")));
                 }
             };
+            if !broken.may_pass(tries, TRIES) {
+                return Err(failed(broken.reason).after(tries));
+            }
+            tokio::time::sleep(pause(self.seed(), &ask.url, tries)).await;
         }
-        if let Some(from) = ask.range {
-            request = request.header(RANGE, format!("bytes={from}-"));
-        }
-        Ok(request)
     }
 
-    /// Finds what to say in `Authorization`. `known` was not good enough; if somebody found another meanwhile, that serves.
-    async fn log_in(
-        &self,
-        ask: &Ask<'_>,
-        response: &Response,
-        login: &dyn Login,
-        known: Option<String>,
-    ) -> Result<(), Error> {
-        let host = host_of(&ask.url);
-        let turn = lock(&self.logging_in).entry(host.clone()).or_default().clone();
-        let _turn = turn.lock().await;
-        if lock(&self.tokens).get(&(host.clone(), scope(ask))) != known.as_ref() {
-            return Ok(());
-        }
-        let failed = |reason: String| Error::Token { host: host.clone(), scope: scope(ask), reason };
-        let headers = response.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenge = headers.filter_map(|h| Challenge::read(h.to_str().ok()?)).next();
-        let domain = &ask.reference.domain;
-        let unknown = |reason| Error::Login { host: domain.clone(), reason };
-        let credentials = login.credentials(domain).await.map_err(unknown)?;
-        let header = match challenge {
-            Some(Challenge::Basic) | None => match credentials {
-                Some((user, secret)) => basic(&user, &secret),
-                None => return Ok(()),
-            },
-            Some(Challenge::Bearer(fields)) => {
-                let realm = fields.get("realm").ok_or_else(|| failed("it names no token service".to_owned()))?;
-                let service = fields.get("service").map(String::as_str).unwrap_or_default();
-                // Who believes the registry believes its token service in the same way.
-                let http = self.http_for(domain)?;
-                format!("Bearer {}", token(&http, realm, service, &scope(ask), credentials).await.map_err(failed)?)
-            }
-        };
-        lock(&self.tokens).insert((host.clone(), scope(ask)), header);
-        Ok(())
+    /// Whether a host was silent a moment ago: then it is not waited for as long.
+    fn is_silent(&self, host: &str) -> bool {
+        lock(&self.silent).get(host).is_some_and(|since| since.elapsed() < SULKS)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -346,7 +322,7 @@ pub(crate) fn pause(seed: u64, url: &str, tries: u32) -> Duration {
     Duration::from_millis(200 << tries.min(6)) * (128 + u32::from(spread)) / 256
 }
 
-fn scope(ask: &Ask<'_>) -> String {
+pub(crate) fn scope(ask: &Ask<'_>) -> String {
     format!("repository:{}:{}", ask.reference.path, ask.actions)
 }
 
@@ -384,29 +360,18 @@ async fn refused(ask: &Ask<'_>, response: Response) -> Error {
     }
 }
 
-async fn read_manifest(response: Response, reference: &Reference) -> Result<(Vec<u8>, String), Error> {
-    /// More bytes than any real manifest has.
-    const MOST: usize = 8 << 20;
-    let kind = response.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
-    let failed = |reason: String| Error::Unreachable { url: reference.to_string(), reason };
-    let mut bytes = Vec::new();
-    let mut body = response.bytes_stream();
-    while let Some(chunk) = body.next().await {
-        bytes.extend_from_slice(&chunk.map_err(|e| failed(root_cause(&e)))?);
-        if bytes.len() > MOST {
-            return Err(failed(format!("its manifest is larger than {MOST} bytes")));
-        }
-    }
+/// A manifest, if it is what the reference names.
+fn verified(bytes: Vec<u8>, kind: String, reference: &Reference) -> Result<(Vec<u8>, String), Error> {
     let found = Digest::of(&bytes);
-    if let Some(expected) = reference.digest.filter(|d| *d != found) {
-        return Err(Error::WrongDigest {
+    match reference.digest.filter(|expected| *expected != found) {
+        None => Ok((bytes, kind)),
+        Some(expected) => Err(Error::WrongDigest {
             host: reference.domain.clone(),
             what: reference.to_string(),
             expected: expected.to_string(),
             found: found.to_string(),
-        });
+        }),
     }
-    Ok((bytes, kind))
 }
 
 /// Passes a body on; `Some` says how it broke.
@@ -416,15 +381,15 @@ pub(crate) async fn stream(
     hasher: &mut Hasher,
     out: &mut (dyn Write + Send),
     progress: &mut (dyn FnMut(u64) + Send),
-) -> Result<Option<String>, Error> {
+) -> Result<Option<Stopped>, Error> {
     if *got > 0 && response.status() != StatusCode::PARTIAL_CONTENT {
-        return Ok(Some("it can't go on where the connection broke".to_owned()));
+        return Ok(Some(Stopped::because("it can't go on where the connection broke")));
     }
     let mut body = response.bytes_stream();
     while let Some(chunk) = body.next().await {
         let chunk = match chunk {
             Ok(chunk) => chunk,
-            Err(error) => return Ok(Some(root_cause(&error))),
+            Err(error) => return Ok(Some(error.into())),
         };
         hasher.update(&chunk);
         out.write_all(&chunk).map_err(|source| Error::Write { what: "a blob".to_owned(), source })?;

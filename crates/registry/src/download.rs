@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use futures_util::StreamExt;
 use oci::{Digest, Hasher};
 
-use crate::Error;
 use crate::client::{Client, root_cause};
+use crate::{Error, attend};
 
 /// What was downloaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Client {
     ) -> Result<Download, Error> {
         let unreachable = |reason: String| Error::Unreachable { url: url.to_owned(), reason };
         let asked = with(self.http()?.get(url), headers)?;
-        let response = asked.send().await.map_err(|e| unreachable(root_cause(&e)))?;
+        let response = attend::send(asked, self.silence()).await.map_err(|e| unreachable(e.to_string()))?;
         let status = response.status();
         if !status.is_success() {
             return Err(unreachable(format!("invalid response status {status}")));
@@ -58,7 +58,8 @@ impl Client {
     /// Whether the server says that the file at `url` is still the one that it called `etag`. One that does not say so is
     /// to be asked for the file.
     pub async fn is_unchanged(&self, url: &str, headers: &Headers, etag: &str) -> Result<bool, Error> {
-        let asked = with(self.http()?.head(url), headers)?.header("if-none-match", etag).send().await;
+        let asked = with(self.http()?.head(url), headers)?.header("if-none-match", etag);
+        let asked = attend::send(asked, self.silence()).await;
         let status = |response: &reqwest::Response| response.status().as_u16();
         Ok(asked.is_ok_and(|response| match status(&response) {
             304 => true,

@@ -1,6 +1,8 @@
 //! The distribution protocol (OCI distribution-spec). The client's side: resolve, fetch and push, with authentication; it
 //! knows images as bytes and descriptors, keeps nothing on disk and never unpacks. The server's side is in `server`.
 
+mod ask;
+mod attend;
 mod auth;
 mod client;
 pub mod docker_config;
@@ -14,8 +16,9 @@ pub mod s3;
 pub mod server;
 mod trust;
 
+pub use ask::Content;
 pub use auth::Login;
-pub use client::{Client, Content};
+pub use client::Client;
 pub use download::{Download, Headers, host_of};
 pub use hosts::Host;
 pub use push::Upload;

@@ -5,9 +5,13 @@ use oci::{Descriptor, Digest, Reference};
 use reqwest::Method;
 use reqwest::header::LOCATION;
 
-use crate::client::{Ask, Client, Content, TRIES, escape, pause, root_cause};
+use crate::ask::Ask;
+use crate::client::{TRIES, escape, pause};
 use crate::filter::Filter;
-use crate::{Error, Login};
+use crate::{Client, Content, Error, Login};
+
+/// More bytes than any list that is asked for has.
+const LIST: usize = 64 << 20;
 
 /// An upload that a registry has begun. It keeps one until it is finished or given up.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ impl Client {
         login: &dyn Login,
     ) -> Result<bool, Error> {
         let url = format!("{}/v2/{}/blobs/{digest}", self.base(&reference.domain), reference.path);
-        let ask = Ask { method: Method::HEAD, url, reference, actions, body: None, range: None };
+        let ask = Ask::new(Method::HEAD, url, reference, actions);
         match self.send(&ask, login).await {
             Ok(_) => Ok(true),
             Err(error) if matches!(error.last(), Error::NotFound { .. }) => Ok(false),
@@ -76,7 +80,7 @@ impl Client {
             None => String::new(),
         };
         let url = format!("{address}/v2/{}/blobs/uploads/{query}", reference.path);
-        let ask = Ask { method: Method::POST, url, reference, actions: "pull,push", body: None, range: None };
+        let ask = Ask::new(Method::POST, url, reference, "pull,push");
         let started = self.send(&ask, login).await?;
         if started.status() == reqwest::StatusCode::CREATED {
             return Ok(None);
@@ -94,18 +98,32 @@ impl Client {
         content: Content,
         login: &dyn Login,
     ) -> Result<(), Error> {
-        let Upload(target) = upload;
-        let mark = if target.contains('?') { '&' } else { '?' };
-        let url = format!("{target}{mark}digest={}", escape(&what.digest.to_string()));
-        let body = Some(("application/octet-stream".to_owned(), content));
-        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
-        self.send(&ask, login).await.map(drop)
+        let Upload(mut target) = upload;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mark = if target.contains('?') { '&' } else { '?' };
+            let url = format!("{target}{mark}digest={}", escape(&what.digest.to_string()));
+            let mut ask = Ask::new(Method::PUT, url, reference, "pull,push");
+            ask.once = true;
+            ask = ask.with("application/octet-stream", content.clone());
+            let Err(error) = self.send(&ask, login).await else { return Ok(()) };
+            if tries >= TRIES || !may_pass(&error) {
+                return Err(error.after(tries));
+            }
+            tokio::time::sleep(pause(self.seed(), &ask.url, tries)).await;
+            // What of it arrived is not known: it begins anew.
+            match self.begin_upload(reference, &what.digest, None, login).await? {
+                None => return Ok(()),
+                Some(Upload(next)) => target = next,
+            }
+        }
     }
 
     /// Tells the registry that nothing will come to an upload.
     pub async fn give_up(&self, reference: &Reference, upload: Upload, login: &dyn Login) -> Result<(), Error> {
         let Upload(url) = upload;
-        let ask = Ask { method: Method::DELETE, url, reference, actions: "pull,push", body: None, range: None };
+        let ask = Ask::new(Method::DELETE, url, reference, "pull,push");
         self.send(&ask, login).await.map(drop)
     }
 
@@ -115,7 +133,7 @@ impl Client {
             return Ok(known);
         }
         let url = format!("{}/v2/", self.base(&reference.domain));
-        let ask = Ask { method: Method::GET, url, reference, actions: "pull", body: None, range: None };
+        let ask = Ask::new(Method::GET, url, reference, "pull");
         self.send(&ask, login).await?;
         Ok(self.extends(reference, "cache-join").unwrap_or(false))
     }
@@ -128,12 +146,9 @@ impl Client {
         }
         let name = reference.digest.map(|d| d.to_string()).or(reference.tag.clone()).unwrap_or_default();
         let url = format!("{}/v2/{}/_larder/cache/filter/{name}", self.base(&reference.domain), reference.path);
-        let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range: None };
-        match self.send(&ask, login).await {
-            Ok(answer) => {
-                let failed = |reason: String| Error::Unreachable { url, reason };
-                Ok(Filter::from_bytes(&answer.bytes().await.map_err(|e| failed(root_cause(&e)))?))
-            }
+        let ask = Ask::new(Method::GET, url.clone(), reference, "pull");
+        match self.read(&ask, LIST, login).await {
+            Ok((bytes, _)) => Ok(Filter::from_bytes(&bytes)),
             Err(error) if matches!(error.last(), Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -149,8 +164,8 @@ impl Client {
     ) -> Result<Option<Digest>, Error> {
         let tag = reference.tag.as_deref().unwrap_or("latest");
         let url = format!("{}/v2/{}/manifests/{tag}?join=cache", self.base(&reference.domain), reference.path);
-        let body = Some((media_type.to_owned(), Content::Bytes(bytes.to_vec())));
-        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
+        let ask = Ask::new(Method::PUT, url, reference, "pull,push");
+        let ask = ask.with(media_type, Content::Bytes(bytes.to_vec()));
         let answer = self.send(&ask, login).await?;
         let digest = answer.headers().get("docker-content-digest").and_then(|v| Digest::parse(v.to_str().ok()?).ok());
         Ok(digest)
@@ -164,9 +179,9 @@ impl Client {
         }
         let url =
             format!("{}/v2/{}/tags/list?n=1000&last={}", self.base(&reference.domain), reference.path, escape(after));
-        let ask = Ask { method: Method::GET, url: url.clone(), reference, actions: "pull", body: None, range: None };
+        let ask = Ask::new(Method::GET, url.clone(), reference, "pull");
         let failed = |reason: String| Error::Unreachable { url: url.clone(), reason };
-        let bytes = self.send(&ask, login).await?.bytes().await.map_err(|e| failed(root_cause(&e)))?;
+        let (bytes, _) = self.read(&ask, LIST, login).await?;
         let answer: Answer = serde_json::from_slice(&bytes).map_err(|e| failed(e.to_string()))?;
         Ok(answer.tags.unwrap_or_default())
     }
@@ -179,7 +194,7 @@ impl Client {
         login: &dyn Login,
     ) -> Result<(), Error> {
         let url = format!("{}/v2/{}/manifests/{digest}", self.base(&reference.domain), reference.path);
-        let ask = Ask { method: Method::DELETE, url, reference, actions: "pull,push,delete", body: None, range: None };
+        let ask = Ask::new(Method::DELETE, url, reference, "pull,push,delete");
         self.send(&ask, login).await.map(drop)
     }
 
@@ -194,8 +209,8 @@ impl Client {
         let digest = Digest::of(bytes);
         let name = reference.tag.clone().unwrap_or_else(|| digest.to_string());
         let url = format!("{}/v2/{}/manifests/{name}", self.base(&reference.domain), reference.path);
-        let body = Some((media_type.to_owned(), Content::Bytes(bytes.to_vec())));
-        let ask = Ask { method: Method::PUT, url, reference, actions: "pull,push", body, range: None };
+        let ask = Ask::new(Method::PUT, url, reference, "pull,push");
+        let ask = ask.with(media_type, Content::Bytes(bytes.to_vec()));
         let mut tries = 1;
         loop {
             let sent = self.send(&ask, login).await;
@@ -208,6 +223,19 @@ impl Client {
                 _ => return sent.map(|_| digest),
             }
         }
+    }
+}
+
+/// Whether another try of an upload may help: it broke off, the registry had trouble, or took what came for something else.
+fn may_pass(error: &Error) -> bool {
+    match error.last() {
+        Error::Unreachable { .. } => true,
+        Error::Status { status, body, .. } => {
+            *status >= 500 || matches!(status, 408 | 416 | 429) || body.contains("DIGEST_INVALID")
+        }
+        // The upload is gone.
+        Error::NotFound { .. } => true,
+        _ => false,
     }
 }
 

@@ -46,7 +46,6 @@ pub(crate) fn http(trust: &Trust) -> Result<reqwest::Client, Error> {
     let made = reqwest::Client::builder()
         .tls_backend_preconfigured(config)
         .connect_timeout(Duration::from_secs(15))
-        .read_timeout(Duration::from_secs(60))
         // Servers that treat BuildKit in some way of their own are to treat this in the same way.
         .user_agent(concat!("larder/", env!("CARGO_PKG_VERSION"), " buildkit/v0.30"))
         .build();

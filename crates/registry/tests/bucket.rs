@@ -114,6 +114,22 @@ async fn what_is_large_goes_in_parts() {
     assert_eq!(bucket.look("other").await.unwrap(), None);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_ends_and_what_moves_may_take_its_time() {
+    let Some(server) = testkit::s3::start("bkt") else { return };
+    let proxy = testkit::faults::start(&server.host);
+    let client = |silence| Client::new().with_silence(std::time::Duration::from_millis(silence));
+    let bucket = |silence| Bucket::new(&client(silence), &address(&proxy.host, "bkt"), keys(), None).unwrap();
+    let rule = |method, path: &str, fault, times| Rule { method, path: path.to_owned(), fault, times };
+    proxy.set(vec![rule("GET", "a", Fault::Hang, 100), rule("PUT", "b", Fault::Hang, 100)]);
+    let error = bucket(300).read("a").await.unwrap_err();
+    assert!(error.tries() == 2 && error.to_string().contains("nothing came for"), "{error}");
+    assert!(bucket(300).write("b", "x", &Only::Always).await.is_err());
+    proxy.set(vec![rule("PUT", "c", Fault::Sip(256 << 10, std::time::Duration::from_millis(250)), 100)]);
+    bucket(2_000).upload("c", Content::Bytes(noise(8 << 20))).await.unwrap();
+    assert_eq!(bucket(2_000).look("c").await.unwrap().unwrap().size, 8 << 20);
+}
+
 #[tokio::test]
 async fn refusals_are_told() {
     let Some(server) = testkit::s3::start("bkt") else { return };

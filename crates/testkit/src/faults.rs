@@ -23,6 +23,14 @@ pub enum Fault {
     Slow(usize, Duration),
     /// The registry gets the request without its query.
     Bare,
+    /// No answer comes, and the connection stays.
+    Hang,
+    /// After so many bytes of the body no more come, and the connection stays.
+    Stall(usize),
+    /// The connections end after the registry got so many bytes of the request's body.
+    Cut(u64),
+    /// The request's body is taken in pieces of so many bytes, each so much after the one before.
+    Sip(usize, Duration),
 }
 
 /// Which requests are hit, and how often.
@@ -92,6 +100,11 @@ fn head(from: &mut impl BufRead) -> std::io::Result<Vec<String>> {
     }
 }
 
+/// Keeps a connection until the client ends it.
+fn hold(mut from: impl Read) -> std::io::Result<()> {
+    std::io::copy(&mut from, &mut std::io::sink()).map(drop)
+}
+
 fn length(lines: &[String]) -> u64 {
     let header = lines.iter().find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length:").map(str::to_owned));
     header.and_then(|v| v.trim().parse().ok()).unwrap_or(0)
@@ -122,6 +135,7 @@ fn serve(
     match &fault {
         Some(Fault::Reset) => return Ok(()),
         Some(Fault::Late(time)) => std::thread::sleep(*time),
+        Some(Fault::Hang) => return hold(from),
         Some(Fault::Status(status)) => {
             std::io::copy(&mut from.take(length(&lines)), &mut std::io::sink())?;
             let mut client = client;
@@ -135,7 +149,25 @@ fn serve(
     let kept = lines[1..].iter().filter(|l| !l.to_ascii_lowercase().starts_with("connection:"));
     let text: String = kept.map(|l| format!("{l}\r\n")).collect();
     write!(server, "{first}\r\n{text}Connection: close\r\n\r\n")?;
-    std::io::copy(&mut from.take(length(&lines)), &mut server)?;
+    match fault {
+        Some(Fault::Cut(most)) => {
+            std::io::copy(&mut from.take(most.min(length(&lines))), &mut server)?;
+            return Ok(());
+        }
+        Some(Fault::Sip(piece, pause)) => {
+            let (mut left, mut bytes) = (length(&lines), vec![0; piece]);
+            while left > 0 {
+                let count = from.read(&mut bytes[..piece.min(left as usize)])?;
+                if count == 0 {
+                    return Ok(());
+                }
+                server.write_all(&bytes[..count])?;
+                left -= count as u64;
+                std::thread::sleep(pause);
+            }
+        }
+        _ => drop(std::io::copy(&mut from.by_ref().take(length(&lines)), &mut server)?),
+    }
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
     let body = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
@@ -148,6 +180,10 @@ fn serve(
         _ => {}
     }
     let mut client = client;
+    if let Some(Fault::Stall(most)) = fault {
+        client.write_all(&answer[..answer.len().min(body + most)])?;
+        return hold(from);
+    }
     if let Some(Fault::Slow(piece, pause)) = fault {
         for bytes in answer.chunks(piece) {
             client.write_all(bytes)?;

@@ -9,12 +9,14 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use hyper::body::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use token::Scope;
 
+use crate::attend;
 use crate::client::{pause, root_cause};
 use crate::{Client, Error};
 
@@ -33,6 +35,7 @@ pub struct Service {
     /// How long one request may take with all its tries.
     timeout: Duration,
     seed: u64,
+    silence: Duration,
     /// Signed addresses of entries, by key.
     found: Mutex<HashMap<String, String>>,
 }
@@ -94,7 +97,7 @@ impl Service {
         let failed = |reason: String| Error::Token { host: url.clone(), scope: "the cache".to_owned(), reason };
         let scopes = token::scopes(token).map_err(failed)?;
         let (http, seed, token) = (client.http()?.clone(), client.seed(), token.to_owned());
-        Ok(Service { http, url, token, scopes, timeout, seed, found: Mutex::default() })
+        Ok(Service { http, url, token, scopes, timeout, seed, silence: client.silence(), found: Mutex::default() })
     }
 
     /// The scopes that the token opens, in its order.
@@ -147,9 +150,9 @@ impl Service {
         let body = serde_json::to_vec(ask).unwrap_or_default();
         let send = || {
             let request = self.http.post(&url).header(AUTHORIZATION, format!("Bearer {}", self.token));
-            request.header(CONTENT_TYPE, "application/json").body(body.clone())
+            request.header(CONTENT_TYPE, "application/json")
         };
-        let answer = self.send(send, &url, key).await?;
+        let answer = self.send(send, body.into(), &url, key).await?;
         let failed = |reason: String| Error::Unreachable { url: url.clone(), reason };
         let json = answer.bytes().await.map_err(|e| failed(root_cause(&e)))?;
         serde_json::from_slice(&json).map_err(|e| failed(e.to_string()))
@@ -160,13 +163,14 @@ impl Service {
     async fn send(
         &self,
         request: impl Fn() -> reqwest::RequestBuilder,
+        body: Bytes,
         url: &str,
         what: &str,
     ) -> Result<reqwest::Response, Error> {
         let (begun, mut tries, mut failures) = (Instant::now(), 0, 0);
         loop {
             tries += 1;
-            let (error, wait) = match request().send().await {
+            let (error, wait) = match attend::send_bytes(request(), body.clone(), self.silence).await {
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
                 Ok(answer) => {
                     let status = answer.status();
@@ -183,8 +187,8 @@ impl Service {
                 Err(error) => {
                     failures += 1;
                     let at = url.split('?').next().unwrap_or_default().to_owned();
-                    let unreachable = Error::Unreachable { url: at, reason: root_cause(&error) };
-                    if error.is_connect() {
+                    let unreachable = Error::Unreachable { url: at, reason: error.to_string() };
+                    if !error.may_pass(failures, crate::s3::TRIES) {
                         return Err(unreachable.after(tries));
                     }
                     (unreachable, None)

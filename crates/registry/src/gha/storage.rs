@@ -72,10 +72,10 @@ impl Service {
     async fn put(&self, upload: &Upload, query: &str, body: Bytes, whole: bool) -> Result<(), Error> {
         let url = format!("{}{query}", upload.url);
         let request = || {
-            let request = self.http.put(&url).body(body.clone());
+            let request = self.http.put(&url);
             if whole { request.header("x-ms-blob-type", "BlockBlob") } else { request }
         };
-        self.send(request, &url, &upload.key).await.map(drop)
+        self.send(request, body, &url, &upload.key).await.map(drop)
     }
 
     /// A small entry.
@@ -84,15 +84,17 @@ impl Service {
         loop {
             tries += 1;
             let answer = self.get(&entry.key, &entry.url, got).await?;
-            let too_large = answer.content_length().is_some_and(|length| length > MOST as u64);
+            let length =
+                answer.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+            let too_large = length.is_some_and(|length| length > MOST as u64);
             if too_large {
                 let reason = format!("it is larger than {MOST} bytes");
                 return Err(Error::Unreachable { url: entry.key.clone(), reason });
             }
             match pass(answer, &mut got, &mut hasher, &mut bytes, &mut |_| {}).await? {
                 None => return Ok(bytes),
-                Some(reason) if tries >= crate::s3::TRIES => {
-                    return Err(Error::Unreachable { url: entry.key.clone(), reason }.after(tries));
+                Some(stopped) if !stopped.may_pass(tries, crate::s3::TRIES) => {
+                    return Err(Error::Unreachable { url: entry.key.clone(), reason: stopped.reason }.after(tries));
                 }
                 Some(_) => tokio::time::sleep(pause(self.seed, &entry.key, tries)).await,
             }
@@ -122,9 +124,9 @@ impl Service {
                 }
                 answer => answer?,
             };
-            let Some(reason) = pass(answer, &mut got, &mut hasher, out, progress).await? else { break };
-            if tries >= crate::s3::TRIES {
-                return Err(Error::Unreachable { url: key.to_owned(), reason }.after(tries));
+            let Some(stopped) = pass(answer, &mut got, &mut hasher, out, progress).await? else { break };
+            if !stopped.may_pass(tries, crate::s3::TRIES) {
+                return Err(Error::Unreachable { url: key.to_owned(), reason: stopped.reason }.after(tries));
             }
             tokio::time::sleep(pause(self.seed, key, tries)).await;
         }
@@ -142,6 +144,6 @@ impl Service {
             let request = self.http.get(url);
             if start > 0 { request.header("range", format!("bytes={start}-")) } else { request }
         };
-        self.send(request, url, key).await
+        self.send(request, Bytes::new(), url, key).await
     }
 }

@@ -23,7 +23,8 @@ pub use credentials::{Ambient, Wallet};
 pub use listing::Object;
 pub use sign::Keys;
 
-use crate::client::{host_of, pause, root_cause, stream, verify};
+use crate::attend::{self, Stopped};
+use crate::client::{host_of, pause, stream, verify};
 use crate::{Client, Error};
 
 /// Tries of one request where nothing else is said.
@@ -58,6 +59,7 @@ pub struct Bucket {
     wallet: Wallet,
     tries: u32,
     seed: u64,
+    silence: Duration,
     bodies: Semaphore,
 }
 
@@ -117,7 +119,7 @@ impl Bucket {
         let wallet = Wallet::new(keys, role, client.ambient(), &address.region, client.http()?.clone());
         let (name, region, seed) = (address.bucket.clone(), address.region.clone(), client.seed());
         let (tries, bodies) = (TRIES, Semaphore::new(BODIES));
-        Ok(Bucket { http, name, region, base, path, wallet, tries, seed, bodies })
+        Ok(Bucket { http, name, region, base, path, wallet, tries, seed, silence: client.silence(), bodies })
     }
 
     /// Tries every request so often.
@@ -149,15 +151,15 @@ impl Bucket {
                 match body.next().await {
                     None => return Ok(Some((bytes, tag))),
                     Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
-                    Some(Err(error)) => break Error::Unreachable { url: self.shown(key), reason: root_cause(&error) },
+                    Some(Err(error)) => break Stopped::from(error),
                 }
                 if bytes.len() > MOST {
                     let reason = format!("it is larger than {MOST} bytes");
                     return Err(Error::Unreachable { url: self.shown(key), reason });
                 }
             };
-            if tries >= self.tries {
-                return Err(broken.after(tries));
+            if !broken.may_pass(tries, self.tries) {
+                return Err(Error::Unreachable { url: self.shown(key), reason: broken.reason }.after(tries));
             }
             tokio::time::sleep(pause(self.seed, key, tries)).await;
         }
@@ -176,8 +178,8 @@ impl Bucket {
         for tries in 1.. {
             let answer = self.open(key, got, None).await?;
             let Some(broken) = stream(answer, &mut got, &mut hasher, out, progress).await? else { break };
-            if tries >= self.tries {
-                return Err(Error::Unreachable { url: self.shown(key), reason: broken }.after(tries));
+            if !broken.may_pass(tries, self.tries) {
+                return Err(Error::Unreachable { url: self.shown(key), reason: broken.reason }.after(tries));
             }
             tokio::time::sleep(pause(self.seed, key, tries)).await;
         }
@@ -245,9 +247,9 @@ impl Bucket {
             tries += 1;
             let request = self.signed(&ask, &url, &path, &payload).await?;
             let last = tries >= self.tries;
-            match request.send().await {
-                Err(error) if last || error.is_connect() => {
-                    return Err(Error::Unreachable { url, reason: root_cause(&error) }.after(tries));
+            match attend::send_bytes(request, ask.body.clone(), self.silence).await {
+                Err(error) if !error.may_pass(tries, self.tries) => {
+                    return Err(Error::Unreachable { url, reason: error.to_string() }.after(tries));
                 }
                 Err(_) => tokio::time::sleep(pause(self.seed, &url, tries)).await,
                 Ok(answer) if answer.status().is_success() => return Ok(answer),
@@ -283,10 +285,7 @@ impl Bucket {
         let scope = sign::Scope { time: &time, region: &self.region, service: "s3" };
         headers.push(("authorization", sign::authorization(&request, &scope, &keys)));
         let request = self.http.request(ask.method.clone(), url);
-        let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
-        // A write without bytes says so.
-        let sends = !ask.body.is_empty() || matches!(ask.method, Method::PUT | Method::POST);
-        Ok(if sends { request.body(ask.body.clone()) } else { request })
+        Ok(headers.into_iter().fold(request, |request, (name, value)| request.header(name, value)))
     }
 
     /// What a refusal says, and whether asking again may help.

@@ -5,6 +5,7 @@ use super::credentials::{Ambient, now};
 use super::sign::{self, Keys, Request, Scope};
 use super::{suffix, xml};
 use crate::Error;
+use crate::attend;
 use crate::client::root_cause;
 
 /// What we call ourselves in the account's logs, where nobody says otherwise.
@@ -67,7 +68,7 @@ async fn send(
 ) -> Result<Keys, Error> {
     let failed = |reason: String| Error::NoKeys { tried: format!("{url} for the role {role}, which failed: {reason}") };
     let request = headers.into_iter().fold(http.post(url), |request, (name, value)| request.header(name, value));
-    let response = request.body(form).send().await.map_err(|e| failed(root_cause(&e)))?;
+    let response = attend::send(request.body(form), attend::SILENCE).await.map_err(|e| failed(e.to_string()))?;
     let status = response.status();
     let answer = response.text().await.map_err(|e| failed(root_cause(&e)))?;
     if !status.is_success() {
