@@ -146,9 +146,13 @@ fn a_branch_that_moves_and_a_server_that_is_gone() {
     kitchen.build(&[]).ok();
     assert_eq!(kitchen.build(&[]).ok().missed(), 0);
     repository.write("f", "two");
-    repository.commit();
+    let second = repository.commit();
     let out = kitchen.files(&[]);
     assert_eq!(text(&out.join("f")), "two");
+    assert_eq!(kitchen.cause("ADD"), "SourceMoved");
+    let said = kitchen.larder(&["explain"]).ok().stdout;
+    let moved = format!("because {url} moved {} → {}", &first[..12], &second[..12]);
+    assert!(said.contains(&moved), "{moved}\n{said}");
     // A force push: the old commit is in our copy, and its name is enough.
     repository.git(&["commit", "--quiet", "--amend", "-m", "other"]);
     assert_eq!(kitchen.build(&[]).ok().missed(), 0, "the same tree is the same content");

@@ -115,6 +115,12 @@ pub enum Cause {
     OutOfScope {
         scope: String,
     },
+    /// A repository's reference or a file from the web is no longer what it was: commits, or digests of files.
+    SourceMoved {
+        source: String,
+        before: String,
+        after: String,
+    },
 }
 
 /// How much of a text is shown in one line.
@@ -141,6 +147,9 @@ impl Cause {
             Cause::FilesChanged { paths, changed, total, .. } => files(f, paths, *changed, *total),
             Cause::BaseImageMoved { reference, before, after } => {
                 write!(f, "{reference} moved sha256:{} → sha256:{}", before.short(), after.short())
+            }
+            Cause::SourceMoved { source, before, after } => {
+                write!(f, "{source} moved {} → {}", version(before), version(after))
             }
             Cause::PlatformDiffers { wanted, have } => {
                 write!(f, "it was built for {} and not for {wanted}", have.join(", "))
@@ -188,6 +197,7 @@ impl Cause {
             Cause::BlobMissing { .. } => "BlobMissing",
             Cause::BlobCorrupt { .. } => "BlobCorrupt",
             Cause::OutOfScope { .. } => "OutOfScope",
+            Cause::SourceMoved { .. } => "SourceMoved",
         }
     }
 }
@@ -204,6 +214,14 @@ fn changed(f: &mut std::fmt::Formatter<'_>, what: &str, before: Option<&str>, af
             write!(f, "{what}: {} → {}", cut(before, from), cut(after, from))
         }
         (None, None) => write!(f, "{what} changed"),
+    }
+}
+
+/// A commit or a digest, as long as the short form of a digest.
+fn version(text: &str) -> String {
+    match text.split_once(':') {
+        Some((algorithm, hex)) => format!("{algorithm}:{}", hex.chars().take(12).collect::<String>()),
+        None => text.chars().take(12).collect(),
     }
 }
 

@@ -103,7 +103,7 @@ fn own_changes(old: &Ingredients, new: &Ingredients, facts: &Facts<'_>) -> Vec<C
 fn rank(cause: &Cause) -> u8 {
     match cause {
         Cause::PlatformDiffers { .. } => 0,
-        Cause::BaseImageMoved { .. } => 1,
+        Cause::BaseImageMoved { .. } | Cause::SourceMoved { .. } => 1,
         Cause::ArgChanged { .. } => 2,
         Cause::InstructionChanged { .. } => 3,
         Cause::EnvChanged { .. } => 4,
@@ -132,6 +132,13 @@ fn changed_part(old: &Ingredients, part: &Part, facts: &Facts<'_>) -> Option<Cau
         Part::Base { reference, digest } => old.parts.iter().find_map(|p| match p {
             Part::Base { reference: r, digest: before } if r == reference && before != digest => {
                 Some(Cause::BaseImageMoved { reference: reference.clone(), before: *before, after: *digest })
+            }
+            _ => None,
+        }),
+        Part::Source { name, version } => old.parts.iter().find_map(|p| match p {
+            Part::Source { name: n, version: before } if n == name && before != version => {
+                let (source, before, after) = (name.clone(), before.clone(), version.clone());
+                Some(Cause::SourceMoved { source, before, after })
             }
             _ => None,
         }),
@@ -203,6 +210,6 @@ fn value_of(part: &Part) -> Option<String> {
     match part {
         Part::Arg { value, .. } | Part::Env { value, .. } | Part::Option { value, .. } => Some(value.clone()),
         Part::Platform(value) | Part::Instruction(value) | Part::Mount { what: value, .. } => Some(value.clone()),
-        Part::Base { .. } | Part::Files { .. } => None,
+        Part::Base { .. } | Part::Files { .. } | Part::Source { .. } => None,
     }
 }

@@ -28,6 +28,8 @@ pub enum Part {
     Mount { target: String, what: String },
     /// Anything else by name: user, working directory, network, security, hosts.
     Option { name: String, value: String },
+    /// Files from elsewhere by their name, and what that name meant: a commit, the digest of a file.
+    Source { name: String, version: String },
 }
 
 /// The step that an input comes from.

@@ -31,10 +31,7 @@ impl State {
             let name = self.vertex(&edge.vertex).map(|v| v.name()).unwrap_or_default();
             let link = save.links.iter().find(|(_, link, _)| link.input as usize == i);
             list.parents.push(Parent { name, key: link.map(|(key, ..)| *key) });
-            if let Some(crate::sources::Source::Image(image)) = self.sources.get(&edge.vertex).map(AsRef::as_ref) {
-                let (reference, digest) = image.base();
-                list.parts.push(Part::Base { reference, digest });
-            }
+            list.parts.extend(self.sources.get(&edge.vertex).and_then(|source| source.part()));
         }
         list
     }

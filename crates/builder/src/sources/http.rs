@@ -110,6 +110,11 @@ impl Pinned {
         vec![key::http_key(&self.name, self.perm, self.owner, &self.digest, &time, &self.asking)]
     }
 
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Digest of its bytes.
     pub fn digest(&self) -> Digest {
         self.digest

@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use graph::Vertex;
 use oci::Digest;
+use solver::Part;
 
-use crate::attestations::Pin;
+use crate::attestations::{Pin, redact};
 use crate::{Live, Work};
 
 /// A source that is known: what it is now, not necessarily its files.
@@ -64,6 +65,19 @@ impl Source {
             Source::Image(image) => Pin::Image(image.root()),
             Source::Git(git) => Pin::Git(git.commit().to_owned()),
             Source::Http(file) => Pin::Http(file.digest()),
+            Source::Local => return None,
+        })
+    }
+
+    /// What a step that reads it is made of: its name, and what that is now.
+    pub fn part(&self) -> Option<Part> {
+        Some(match self {
+            Source::Image(image) => {
+                let (reference, digest) = image.base();
+                Part::Base { reference, digest }
+            }
+            Source::Git(git) => Part::Source { name: git.shown(), version: git.commit().to_owned() },
+            Source::Http(file) => Part::Source { name: redact(file.url()), version: file.digest().to_string() },
             Source::Local => return None,
         })
     }

@@ -82,6 +82,12 @@ impl Pinned {
         Ok(Pinned { wanted, found })
     }
 
+    /// The repository and the reference in it, for people.
+    pub fn shown(&self) -> String {
+        let remote = address::redact(&self.wanted.remote);
+        if self.wanted.reference.is_empty() { remote } else { format!("{remote}#{}", self.wanted.reference) }
+    }
+
     /// Cache digests of the source, BuildKit's.
     pub fn keys(&self) -> Vec<Digest> {
         let (wanted, found) = (&self.wanted, &self.found);
