@@ -48,6 +48,9 @@ pub enum Error {
     /// What lines of a client's file asked for can't be had.
     #[error("{error}")]
     Placed { place: Box<graph::Place>, error: Box<Error> },
+    /// There is no such image, and a stage is called almost so.
+    #[error("{error} (there is a stage `{stage}`: was that meant?)")]
+    Near { stage: String, error: Box<Error> },
     #[error("{} steps had to run, and --fail-on-miss forbids it", .0.len())]
     Missed(build::Misses),
     /// A step of the graph failed.
@@ -79,7 +82,7 @@ impl Error {
     pub fn is_request(&self) -> bool {
         match self {
             Error::Request(_) | Error::Dockerfile(_) => true,
-            Error::Placed { error, .. } => error.is_request(),
+            Error::Placed { error, .. } | Error::Near { error, .. } => error.is_request(),
             Error::Export(error) => error.is_request(),
             Error::Cache(error) => error.is_request(),
             _ => false,

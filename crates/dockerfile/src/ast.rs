@@ -1,7 +1,7 @@
 //! The syntax tree of a Dockerfile: instructions with typed arguments, every node with its place in the text.
 //! Values are as written: variables are expanded when a build lowers the tree, not here.
 
-use crate::diagnostic::Span;
+use crate::diagnostic::{Span, nearest};
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -37,6 +37,15 @@ impl File {
             return None;
         }
         self.instructions.iter().find(|i| i.span.start <= place.start && place.start <= i.span.end)
+    }
+
+    /// The stage whose name is nearest to `name`, if that may have been meant.
+    pub fn near_stage(&self, name: &str) -> Option<&str> {
+        let stages = self.instructions.iter().filter_map(|instruction| match &instruction.kind {
+            Kind::From { name: Some(stage), .. } => Some(stage.value.as_str()),
+            _ => None,
+        });
+        nearest(name, stages)
     }
 
     /// First and last line, from 1, that BuildKit tells of a place: those of the whole instruction.

@@ -35,7 +35,8 @@ impl Frontend<'_> {
                 }
                 Ok(Outcome::Needs { needs, findings }) => {
                     let answers = needs.iter().map(|(need, lines)| async {
-                        self.learn(need, options).await.map_err(|error| self.placed(&loaded.definition, *lines, error))
+                        let learnt = self.learn(need, options).await;
+                        learnt.map_err(|error| self.placed(&loaded.definition, *lines, near(&loaded.file, need, error)))
                     });
                     let answers = futures_util::future::try_join_all(answers).await;
                     if answers.is_err() {
@@ -113,6 +114,19 @@ impl Frontend<'_> {
     }
 }
 
+/// Names the stage that was meant, where an image that can't be had is called almost like one.
+fn near(file: &File, need: &Need, error: Error) -> Error {
+    let Need::Image { reference, .. } = need else { return error };
+    let image = Reference::parse(reference).map(|r| r.familiar()).unwrap_or_default();
+    let stage = file.near_stage(image.strip_suffix(":latest").unwrap_or(&image));
+    match (stage, error) {
+        (Some(stage), error) if !matches!(error, Error::Cancelled) => {
+            Error::Near { stage: stage.to_owned(), error: Box::new(error) }
+        }
+        (_, error) => error,
+    }
+}
+
 /// Lines of the Dockerfile.
 pub(super) fn place(definition: &Definition, lines: Option<Lines>) -> graph::Place {
     let file = graph::wire::SourceInfo {
@@ -122,4 +136,23 @@ pub(super) fn place(definition: &Definition, lines: Option<Lines>) -> graph::Pla
         language: "Dockerfile".to_owned(),
     };
     graph::Place::new(file, lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_that_is_called_almost_like_a_stage() {
+        let text = "FROM scratch AS deps\nFROM scratch\nCOPY --from=dps /a /\n";
+        let (file, _) = dockerfile::parse(text.as_bytes());
+        let told = |reference: &str| {
+            let need = Need::Image { reference: reference.to_owned(), platform: String::new() };
+            near(&file, &need, Error::Failed("not found".into())).to_string()
+        };
+        assert_eq!(told("docker.io/library/dps:latest"), "not found (there is a stage `deps`: was that meant?)");
+        for other in ["docker.io/library/dps:1", "docker.io/library/debian:latest", "127.0.0.1:1/dps:latest"] {
+            assert_eq!(told(other), "not found");
+        }
+    }
 }
