@@ -10,6 +10,15 @@ pub fn dockerfile(name: &str, text: &str, diagnostics: &[Diagnostic]) -> String 
     reports.collect::<Vec<_>>().join("\n\n")
 }
 
+/// How many findings a check has, in buildx's words.
+pub fn conclusion(findings: usize) -> String {
+    match findings {
+        0 => "Check complete, no warnings found.".to_owned(),
+        1 => "Check complete, 1 warning has been found!".to_owned(),
+        count => format!("Check complete, {count} warnings have been found!"),
+    }
+}
+
 /// An error, and the lines that it stands for.
 pub fn at(error: &str, place: &graph::Place) -> String {
     let text = String::from_utf8_lossy(&place.file.data);

@@ -70,9 +70,10 @@ fn what_buildx_adds_of_itself() {
         // Archives for Docker and files have none, as only images take this kind along.
         let (docker, local) = (kitchen.path("docker.tar"), kitchen.path("local"));
         daemon.build(&["-o", &format!("type=docker,dest={}", docker.display())]).ok();
-        assert!(
-            json(&entry(&docker, "index.json"))["manifests"][0]["mediaType"].as_str().unwrap().contains("manifest")
-        );
+        let manifest = &json(&entry(&docker, "index.json"))["manifests"][0];
+        assert!(manifest["mediaType"].as_str().unwrap().contains("manifest"));
+        let created = manifest["annotations"]["org.opencontainers.image.created"].as_str().unwrap_or_default();
+        assert!(created.starts_with("20") && created.ends_with('Z'), "{manifest}");
         daemon.build(&["-o", &format!("type=local,dest={}", local.display())]).ok();
         assert!(local.join("f").exists() && !local.join("provenance.json").exists());
     });

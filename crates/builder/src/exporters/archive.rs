@@ -60,6 +60,12 @@ impl Layout {
         let mut manifests = Vec::new();
         let mut target = image.target.clone();
         target.annotations = options.annotations(Place::IndexDescriptor, &export.results[0].platform);
+        // BuildKit says when the archive is written; the image's own time keeps the same image the same bytes.
+        let created = image.created.as_deref().and_then(oci::time::parse_rfc3339);
+        if let Some((seconds, _)) = created {
+            let created = oci::time::rfc3339(seconds);
+            target.annotations.entry("org.opencontainers.image.created".to_owned()).or_insert(created);
+        }
         for name in &options.names {
             let mut descriptor = target.clone();
             let tag = name.tag.clone().unwrap_or_default();

@@ -23,6 +23,8 @@ pub(crate) struct Image {
     pub target: Descriptor,
     /// Of the first platform.
     pub config: Digest,
+    /// When it was made, as the first platform's configuration says.
+    pub created: Option<String>,
     /// Whether it is an index.
     pub index: bool,
     /// Everything that belongs to it, manifests last.
@@ -130,6 +132,7 @@ async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Resu
         true => (media::OCI_CONFIG, media::OCI_MANIFEST),
         false => (media::DOCKER_CONFIG, media::DOCKER_MANIFEST),
     };
+    let created = config.created.clone();
     let store = &export.work.engine.store;
     let mut config = serde_json::to_value(&config).map_err(unwritable)?;
     if let (Some(done), Some(fields)) = (export.inline, config.as_object_mut()) {
@@ -156,7 +159,7 @@ async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Resu
     blobs.extend([config.clone(), target.clone()]);
     let all_layers = vec![layers.clone()];
     let (manifests, config, statements) = (vec![target.clone()], config.digest, BTreeMap::new());
-    Ok(Image { manifests, target, config, index: false, blobs, snapshots, layers, all_layers, statements })
+    Ok(Image { manifests, target, config, created, index: false, blobs, snapshots, layers, all_layers, statements })
 }
 
 pub(crate) fn pretty(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {

@@ -34,23 +34,24 @@ pub fn file(path: &Path, json: bool) -> Result<(), Failure> {
     let ignore = ignore(format!("{name}.dockerignore")).or_else(|| ignore(".dockerignore".to_owned()));
     let ignore = dockerfile::ignore::patterns(&ignore.unwrap_or_default());
     let found = dockerfile::check(&bytes, &ignore);
-    let is_error = found.iter().any(dockerfile::Diagnostic::is_error);
+    let errors = found.iter().filter(|finding| finding.is_error()).count();
     if json {
         println!("{}", serde_json::to_string_pretty(&found).map_err(Failure::failed)?);
-    } else if found.is_empty() {
-        println!("Check complete, no warnings found.");
     } else {
-        let text = String::from_utf8_lossy(&bytes);
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        println!("{}", report::dockerfile(&path.to_string_lossy(), text, &found));
-        println!(
-            "\nCheck complete, {} found.",
-            if found.len() == 1 { "1 finding".into() } else { format!("{} findings", found.len()) }
-        );
+        if !found.is_empty() {
+            let text = String::from_utf8_lossy(&bytes);
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+            println!("{}\n", report::dockerfile(&path.to_string_lossy(), text, &found));
+        }
+        match errors {
+            0 => println!("{}", report::conclusion(found.len())),
+            1 => println!("1 error keeps it from being built."),
+            errors => println!("{errors} errors keep it from being built."),
+        }
     }
-    if is_error || !found.is_empty() {
-        Err(Failure { code: if is_error { 2 } else { 1 }, text: String::new() })
-    } else {
-        Ok(())
+    match (errors, found.len()) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure { code: 1, text: String::new() }),
+        _ => Err(Failure { code: 2, text: String::new() }),
     }
 }

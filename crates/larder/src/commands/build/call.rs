@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::csv;
 use crate::commands::Failure;
+use crate::report;
 
 /// A question as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,8 +121,7 @@ impl Lint {
         let shown = if known.is_empty() { shown } else { shown.replace(&at(known), &at(dockerfile)) };
         let mut text = match self.warnings.as_ref().map_or(0, Vec::len) {
             0 => String::new(),
-            1 => format!("Check complete, 1 warning has been found!\n{shown}"),
-            count => format!("Check complete, {count} warnings have been found!\n{shown}"),
+            count => format!("{}\n{shown}", report::conclusion(count)),
         };
         match self.error(dockerfile) {
             Some(error) => {
@@ -130,7 +130,7 @@ impl Lint {
                 }
                 (text, Err(error))
             }
-            None if text.is_empty() => ("Check complete, no warnings found.\n".to_owned(), ended),
+            None if text.is_empty() => (report::conclusion(0) + "\n", ended),
             None => (text, ended),
         }
     }
