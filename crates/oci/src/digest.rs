@@ -7,6 +7,18 @@ use sha2::Digest as _;
 /// What a digest's text begins with.
 const PREFIX: &[u8; 7] = b"sha256:";
 
+/// The two digits of every byte: a scan writes tens of thousands of digests.
+static HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// A sha256 digest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest([u8; 32]);
@@ -67,13 +79,11 @@ impl Digest {
 
     /// `sha256:<hex>` as bytes, for hashes of digests: nothing is allocated.
     pub fn text(&self) -> [u8; 71] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 71];
         let (prefix, hex) = text.split_at_mut(PREFIX.len());
         prefix.copy_from_slice(PREFIX);
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+        for (pair, byte) in hex.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = HEX[usize::from(byte)];
         }
         text
     }

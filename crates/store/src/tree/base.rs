@@ -125,7 +125,7 @@ impl Copies {
         let marked = kind == Kind::Dir && !(stayed() && view::xattrs(at).is_ok_and(|all| all.is_empty()));
         was.push(Was { depth, name, kind, stat, settled: settled_now, digest, marked });
         for child in &entry.children {
-            at.push(&child.name);
+            at.push(&*child.name);
             self.list(child, at, depth + 1, settled, was);
             at.pop();
         }
@@ -154,7 +154,7 @@ impl<I: Iterator<Item = Was>> Compare<I> {
             _ => return false,
         }
         for child in &entry.children {
-            at.push(&child.name);
+            at.push(&*child.name);
             let alike = self.walk(child, at, depth + 1);
             at.pop();
             if !alike {

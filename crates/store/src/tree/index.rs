@@ -2,12 +2,14 @@
 //! stat that could belong to a write of the same instant is never believed. Losing an index only costs reading.
 
 use std::fs::{self, Metadata};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use oci::Digest;
+use rustix::fs::{FileType, Statx, StatxFlags, StatxTimestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Result};
@@ -34,8 +36,59 @@ pub struct Stat {
     ctime: i64,
 }
 
+/// A stat as an index has it, with the digest behind it.
+const RECORD: usize = 44 + 32;
+
 impl Stat {
-    /// Of a path.
+    /// The same, of the kernel's own answer.
+    pub(super) fn of_statx(data: &Statx, changes: Changes) -> Stat {
+        let nanos = |time: &StatxTimestamp| time.tv_sec * 1_000_000_000 + i64::from(time.tv_nsec);
+        let is_file = FileType::from_raw_mode(u32::from(data.stx_mode)) == FileType::RegularFile;
+        let knows = data.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let replaced = changes == Changes::ByReplacing && is_file && knows;
+        Stat {
+            ino: data.stx_ino,
+            dev: rustix::fs::makedev(data.stx_dev_major, data.stx_dev_minor),
+            size: data.stx_size,
+            mode: u32::from(data.stx_mode),
+            mtime: nanos(&data.stx_mtime),
+            ctime: nanos(if replaced { &data.stx_btime } else { &data.stx_ctime }),
+        }
+    }
+
+    /// Permission bits with suid, sgid and sticky.
+    pub(super) fn permissions(&self) -> u32 {
+        self.mode & 0o7777
+    }
+
+    /// Bytes of a file.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Modification time, nanoseconds since 1970.
+    pub(super) fn mtime(&self) -> i64 {
+        self.mtime
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        for number in [self.ino, self.dev, self.size] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.mode.to_le_bytes());
+        for time in [self.mtime, self.ctime] {
+            bytes.extend_from_slice(&time.to_le_bytes());
+        }
+    }
+
+    fn read(record: &[u8; RECORD]) -> Stat {
+        let long = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| record[at + i]));
+        let mode = u32::from_le_bytes(std::array::from_fn(|i| record[24 + i]));
+        let time = |at: usize| long(at).cast_signed();
+        Stat { ino: long(0), dev: long(8), size: long(16), mode, mtime: time(28), ctime: time(36) }
+    }
+
+    /// Of a path that the standard library looked at.
     pub fn of(data: &Metadata, changes: Changes) -> Stat {
         let changed = data.ctime() * 1_000_000_000 + data.ctime_nsec();
         let made = || data.created().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok();
@@ -85,19 +138,14 @@ impl Known {
     }
 
     fn get(&self, stat: &Stat) -> Option<Digest> {
-        find(&self.0, stat)
+        self.0.binary_search_by_key(stat, |(stat, _)| *stat).ok().map(|at| self.0[at].1)
     }
 }
 
-fn find(sorted: &[(Stat, Digest)], stat: &Stat) -> Option<Digest> {
-    sorted.binary_search_by_key(stat, |(stat, _)| *stat).ok().map(|at| sorted[at].1)
-}
-
-/// See the module.
+/// See the module. Its file is records of one size, sorted by stat: nothing is read of it but what a search comes by.
 pub struct Index {
     path: PathBuf,
-    /// Sorted by stat: reading it is one pass, and a look a binary search.
-    known: Vec<(Stat, Digest)>,
+    records: Vec<[u8; RECORD]>,
     /// What it was told beside its file.
     told: Known,
     began: Moment,
@@ -106,17 +154,13 @@ pub struct Index {
 impl Index {
     /// Reads the index at `path`; one that is missing or damaged is empty.
     pub fn open(path: PathBuf) -> Index {
-        let read = fs::read(&path).ok().and_then(|bytes| postcard::from_bytes::<Vec<(Stat, Digest)>>(&bytes).ok());
-        let mut known = read.unwrap_or_default();
-        if !known.is_sorted_by_key(|(stat, _)| *stat) {
-            known.sort_unstable_by_key(|(stat, _)| *stat);
-        }
-        Index { path, known, told: Known::default(), began: Moment::now() }
+        let read = fs::File::open(&path).and_then(|file| read_records(&file));
+        Index { path, records: read.unwrap_or_default(), told: Known::default(), began: Moment::now() }
     }
 
     /// Of nothing.
     pub fn empty() -> Index {
-        Index { path: PathBuf::new(), known: Vec::new(), told: Known::default(), began: Moment::now() }
+        Index { path: PathBuf::new(), records: Vec::new(), told: Known::default(), began: Moment::now() }
     }
 
     /// The same, with more digests.
@@ -131,7 +175,9 @@ impl Index {
 
     /// The digest of a file with this stat.
     pub fn get(&self, stat: &Stat) -> Option<Digest> {
-        find(&self.known, stat).or_else(|| self.told.get(stat))
+        let found = self.records.binary_search_by(|record| Stat::read(record).cmp(stat));
+        let digest = |at: usize| Digest::from_bytes(std::array::from_fn(|i| self.records[at][44 + i]));
+        found.ok().map(digest).or_else(|| self.told.get(stat))
     }
 
     /// Whether a file with this stat may be noted: it can't change again under it.
@@ -141,15 +187,27 @@ impl Index {
 
     /// How many files it knows.
     pub fn len(&self) -> usize {
-        self.known.len()
+        self.records.len()
     }
 
     /// Writes `known`, in any order, in place of what it has.
     pub fn replace(self, tmp: &Path, mut known: Vec<(Stat, Digest)>) -> Result<()> {
         known.sort_unstable_by_key(|(stat, _)| *stat);
-        let bytes = postcard::to_stdvec(&known).map_err(std::io::Error::other).doing("write", &self.path)?;
+        let mut bytes = Vec::with_capacity(known.len() * RECORD);
+        for (stat, digest) in &known {
+            stat.write(&mut bytes);
+            bytes.extend_from_slice(digest.bytes());
+        }
         write_whole(tmp, &self.path, &bytes)
     }
+}
+
+/// What is no whole record at the end is left out: an index is only a help.
+fn read_records(mut file: &fs::File) -> std::io::Result<Vec<[u8; RECORD]>> {
+    let count = usize::try_from(file.metadata()?.len()).unwrap_or_default() / RECORD;
+    let mut records = vec![[0; RECORD]; count];
+    file.read_exact(records.as_flattened_mut())?;
+    Ok(records)
 }
 
 /// Writes a file under another name in `tmp` first, so that nobody ever reads half of it.
@@ -161,8 +219,35 @@ pub fn write_whole(tmp: &Path, path: &Path, bytes: &[u8]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listing::Seen;
     use super::*;
     use std::fs::File;
+
+    #[test]
+    fn what_was_written_is_found_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index");
+        let stat = |number: u64| Stat {
+            ino: number,
+            dev: u64::MAX - number,
+            size: 3,
+            mode: 0o100_644,
+            mtime: -1,
+            ctime: i64::MIN + number.cast_signed(),
+        };
+        let known: Vec<_> = (0..9).rev().map(|number| (stat(number), Digest::of(&[number as u8]))).collect();
+        Index::open(path.clone()).replace(dir.path(), known).unwrap();
+        let index = Index::open(path.clone());
+        assert_eq!(index.len(), 9);
+        assert_eq!(index.get(&stat(4)), Some(Digest::of(&[4])));
+        assert_eq!(index.get(&Stat { size: 4, ..stat(4) }), None);
+        // Half a record at the end is none.
+        File::options().write(true).open(&path).unwrap().set_len(8 * RECORD as u64 + 5).unwrap();
+        assert_eq!(
+            (Index::open(path.clone()).get(&stat(7)), Index::open(path).get(&stat(8))),
+            (Some(Digest::of(&[7])), None)
+        );
+    }
 
     #[test]
     fn another_name_changes_only_what_changes_anyhow() {
@@ -176,6 +261,9 @@ mod tests {
         let after = stats();
         assert_ne!(after[0], before[0]);
         assert_eq!(after[1], before[1]);
+        for (how, stat) in [Changes::Anyhow, Changes::ByReplacing].into_iter().zip(after) {
+            assert_eq!(Seen::at(&path, how).unwrap().stat, stat, "the kernel's own answer says the same");
+        }
         // Another file in its place is another, whatever it looks like.
         let time = fs::metadata(&path).unwrap().modified().unwrap();
         fs::remove_file(&path).unwrap();

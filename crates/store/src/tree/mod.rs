@@ -7,6 +7,7 @@ mod copies;
 mod follow;
 mod header;
 mod index;
+mod listing;
 pub(crate) mod scan;
 mod select;
 

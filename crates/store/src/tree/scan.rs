@@ -2,10 +2,9 @@
 //! was hashed under. What the filter leaves out is never looked at. It writes nothing but its own index.
 
 use std::collections::HashSet;
-use std::ffi::OsString;
-use std::fs::{self, Metadata};
+use std::ffi::{CStr, OsStr};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -17,6 +16,7 @@ use solver::{FileEntry, FileKind};
 use super::follow::follow;
 use super::header;
 use super::index::{Changes, Index, Stat};
+use super::listing::{Listing, Seen, text};
 use crate::error::{Doing, Error, Result};
 use crate::view::{Kind, Node};
 
@@ -31,21 +31,24 @@ pub struct Filter {
     pub follow: Vec<String>,
 }
 
-/// One path of a scanned directory.
+/// One path of a scanned directory. There are many: what few have is aside.
 #[derive(Debug)]
 pub struct Entry {
-    pub name: OsString,
+    pub name: Box<OsStr>,
     pub kind: Kind,
-    pub mode: u32,
-    pub size: u64,
-    pub mtime: i64,
-    pub rdev: u64,
-    pub link: PathBuf,
     pub stat: Stat,
+    special: Option<Box<Special>>,
     /// Of its header, and of a file's content.
     pub digest: Option<Digest>,
     /// Sorted by name.
     pub children: Vec<Entry>,
+}
+
+/// What neither a file nor a directory has.
+#[derive(Debug, Default)]
+struct Special {
+    link: PathBuf,
+    rdev: u64,
 }
 
 /// A scanned directory.
@@ -92,8 +95,8 @@ pub fn walk(base: &Path, filter: &Filter, changes: Changes, index: &Index) -> Re
     let exclude = Patterns::new(&filter.exclude).map_err(bad)?;
     let data = fs::symlink_metadata(base).doing("look at", base)?;
     let base = if data.is_symlink() { fs::canonicalize(base).doing("resolve", base)? } else { base.to_owned() };
-    let data = fs::metadata(&base).doing("look at", &base)?;
-    let mut top = Entry::read(OsString::from("/"), &base, &data, changes)?;
+    let seen = Seen::at(&base, changes).doing("look at", &base)?;
+    let mut top = Entry::new(OsStr::new("/"), &base, seen)?;
     let free = std::thread::available_parallelism().map_or(0, |cores| usize::from(cores) - 1);
     let walk = Walk { include, exclude, index, changes, free: free.into() };
     top.children = walk.folder(&base, "", walk.include.is_none())?;
@@ -107,16 +110,10 @@ fn join(below: &str, name: &str) -> String {
 impl Walk<'_> {
     /// Entries of a folder that the filter leaves. `inside`: all of it is included.
     fn folder(&self, folder: &Path, below: &str, inside: bool) -> Result<Vec<Entry>> {
-        // Sorted while they are names: what becomes of them is several times as large.
-        let mut items = Vec::new();
-        for item in fs::read_dir(folder).doing("list", folder)? {
-            let item = item.doing("list", folder)?;
-            items.push((item.file_name(), item));
-        }
-        items.sort_unstable_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
-        let mut entries = Vec::with_capacity(items.len());
-        for (name, item) in items {
-            entries.extend(self.entry(folder, below, inside, name, &item)?);
+        let listing = Listing::of(folder).doing("list", folder)?;
+        let mut entries = Vec::with_capacity(listing.len());
+        for name in listing.names() {
+            entries.extend(self.entry(folder, below, inside, &listing, name)?);
         }
         self.folders(folder, below, &mut entries)?;
         // A folder that itself was not asked for is there for what is in it.
@@ -130,13 +127,13 @@ impl Walk<'_> {
         folder: &Path,
         below: &str,
         inside: bool,
-        name: OsString,
-        item: &fs::DirEntry,
+        listing: &Listing,
+        name: &CStr,
     ) -> Result<Option<(Entry, bool)>> {
         let whole = if inside && self.exclude.is_empty() {
             true
         } else {
-            let path = join(below, &name.to_string_lossy());
+            let path = join(below, &text(name).to_string_lossy());
             let excluded = !self.exclude.is_empty() && self.exclude.matches(&path);
             if excluded && !self.exclude.may_except_below(&path) {
                 return Ok(None);
@@ -147,16 +144,14 @@ impl Walk<'_> {
             }
             included && !excluded
         };
-        // Looked up in the open folder: no walk down the whole path for each file.
-        let data = match item.metadata() {
-            // Gone since it was listed.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            data => data.doing("look at", &folder.join(&name))?,
+        let seen = match listing.look(name, self.changes) {
+            Err(error) => return Err(error).doing("look at", &folder.join(text(name))),
+            Ok(seen) => seen,
         };
-        if data.file_type().is_socket() || (!data.is_dir() && !whole) {
+        let Some(seen) = seen.filter(|seen| seen.kind != Kind::Socket && (seen.kind == Kind::Dir || whole)) else {
             return Ok(None);
-        }
-        let mut entry = Entry::read(name, folder, &data, self.changes)?;
+        };
+        let mut entry = Entry::new(text(name), folder, seen)?;
         entry.digest = self.index.get(&entry.stat);
         Ok(Some((entry, whole)))
     }
@@ -167,7 +162,7 @@ impl Walk<'_> {
         let deep = self.include.as_ref().is_none_or(|include| !include.has_exclusions());
         let fill = |(entry, whole): &mut (Entry, bool)| -> Result<()> {
             let below = join(below, &entry.name.to_string_lossy());
-            entry.children = self.folder(&folder.join(&entry.name), &below, *whole && deep)?;
+            entry.children = self.folder(&folder.join(&*entry.name), &below, *whole && deep)?;
             Ok(())
         };
         let folders: Vec<&mut (Entry, bool)> = entries.iter_mut().filter(|(e, _)| e.kind == Kind::Dir).collect();
@@ -204,33 +199,18 @@ pub(super) fn file_kind(kind: Kind) -> FileKind {
 
 impl Entry {
     /// What is called `name` in `folder`.
-    fn read(name: OsString, folder: &Path, data: &Metadata, changes: Changes) -> Result<Entry> {
-        let kind = match data.file_type() {
-            t if t.is_dir() => Kind::Dir,
-            t if t.is_symlink() => Kind::Link,
-            t if t.is_char_device() => Kind::Char,
-            t if t.is_block_device() => Kind::Block,
-            t if t.is_fifo() => Kind::Fifo,
-            _ => Kind::File,
+    fn new(name: &OsStr, folder: &Path, seen: Seen) -> Result<Entry> {
+        let Seen { kind, rdev, stat } = seen;
+        let special = match kind {
+            Kind::File | Kind::Dir => None,
+            Kind::Link => {
+                let at = folder.join(name);
+                let link = fs::read_link(&at).doing("read the symlink", &at)?;
+                Some(Box::new(Special { link, rdev: 0 }))
+            }
+            _ => Some(Box::new(Special { link: PathBuf::new(), rdev })),
         };
-        let link = if kind == Kind::Link {
-            let at = folder.join(&name);
-            fs::read_link(&at).doing("read the symlink", &at)?
-        } else {
-            PathBuf::new()
-        };
-        Ok(Entry {
-            name,
-            kind,
-            mode: data.permissions().mode() & 0o7777,
-            size: data.size(),
-            mtime: data.mtime() * 1_000_000_000 + data.mtime_nsec(),
-            rdev: data.rdev(),
-            link,
-            stat: Stat::of(data, changes),
-            digest: None,
-            children: Vec::new(),
-        })
+        Ok(Entry { name: name.into(), kind, stat, special, digest: None, children: Vec::new() })
     }
 
     /// It and everything below it, counted.
@@ -259,22 +239,24 @@ impl Entry {
     pub fn list(&self, path: &Path, files: &mut Vec<FileEntry>) {
         if let (Some(digest), false) = (self.digest, path.as_os_str().is_empty()) {
             let (kind, path) = (file_kind(self.kind), path.to_string_lossy().into_owned());
-            files.push(FileEntry { path, kind, mode: self.mode, uid: 0, gid: 0, digest });
+            files.push(FileEntry { path, kind, mode: self.stat.permissions(), uid: 0, gid: 0, digest });
         }
-        self.children.iter().for_each(|child| child.list(&path.join(&child.name), files));
+        self.children.iter().for_each(|child| child.list(&path.join(&*child.name), files));
     }
 
     fn node(&self, source: PathBuf) -> Node {
+        let (link, rdev) =
+            self.special.as_ref().map(|special| (special.link.clone(), special.rdev)).unwrap_or_default();
         Node {
-            name: self.name.clone(),
+            name: self.name.to_os_string(),
             kind: self.kind,
-            mode: self.mode,
+            mode: self.stat.permissions(),
             uid: 0,
             gid: 0,
-            size: self.size,
-            mtime: self.mtime,
-            rdev: self.rdev,
-            link: self.link.clone(),
+            size: self.stat.size(),
+            mtime: self.stat.mtime(),
+            rdev,
+            link,
             source,
         }
     }
@@ -308,21 +290,15 @@ impl Scanned {
     pub fn list(&self, path: &Path) -> Vec<Node> {
         let source = self.base.join(path.strip_prefix("/").unwrap_or(path));
         let children = self.find(path).map(|e| e.children.as_slice()).unwrap_or_default();
-        children.iter().map(|c| c.node(source.join(&c.name))).collect()
+        children.iter().map(|c| c.node(source.join(&*c.name))).collect()
     }
 
     /// Hashes what has no digest yet, on all cores, and keeps in the index what is here and settled.
     fn hash(&mut self, index: Index, tmp: &Path) -> Result<()> {
-        let mut missing: Vec<(&mut Option<Digest>, Stat, Node)> = Vec::new();
-        collect(&mut self.top, &mut self.base.clone(), &mut missing);
-        let work: Vec<&Node> = missing.iter().map(|(.., node)| node).collect();
-        let digests = hash_all(&work)?;
-        // What is no file is quick to hash again and not worth a place in the index.
-        let mut changed = index.grew();
-        for ((slot, stat, node), digest) in missing.into_iter().zip(digests) {
-            *slot = Some(digest);
-            changed |= node.kind == Kind::File && index.is_settled(&stat);
-        }
+        let mut missing = Missing { index: &index, noted: false, batch: Vec::new() };
+        missing.collect(&mut self.top, &mut self.base.clone())?;
+        missing.hash()?;
+        let changed = missing.noted || index.grew();
         let mut count = 0;
         settled(&self.top, &index, &mut |_, _| count += 1);
         if !changed && count == index.len() {
@@ -347,16 +323,47 @@ impl Scanned {
     }
 }
 
-/// What has no digest yet; `at` is where `entry` lies.
-fn collect<'a>(entry: &'a mut Entry, at: &mut PathBuf, missing: &mut Vec<(&'a mut Option<Digest>, Stat, Node)>) {
-    if entry.digest.is_none() {
-        let (node, stat) = (entry.node(at.clone()), entry.stat);
-        missing.push((&mut entry.digest, stat, node));
+/// Paths that are hashed at a time: what is needed for it takes more memory than what comes of it.
+const BATCH: usize = 2048;
+
+/// What has no digest yet.
+struct Missing<'a> {
+    index: &'a Index,
+    /// Something was hashed that the index may keep.
+    noted: bool,
+    batch: Vec<(&'a mut Option<Digest>, Stat, Node)>,
+}
+
+impl<'a> Missing<'a> {
+    /// Finds it and hashes it, but for the last batch; `at` is where `entry` lies.
+    fn collect(&mut self, entry: &'a mut Entry, at: &mut PathBuf) -> Result<()> {
+        if entry.digest.is_none() {
+            let (node, stat) = (entry.node(at.clone()), entry.stat);
+            self.batch.push((&mut entry.digest, stat, node));
+            if self.batch.len() >= BATCH {
+                self.hash()?;
+            }
+        }
+        // Most are files that did not change: nobody asks for their paths.
+        let children = entry.children.iter_mut();
+        for child in children.filter(|child| child.digest.is_none() || !child.children.is_empty()) {
+            at.push(&*child.name);
+            let done = self.collect(child, at);
+            at.pop();
+            done?;
+        }
+        Ok(())
     }
-    for child in &mut entry.children {
-        at.push(&child.name);
-        collect(child, at, missing);
-        at.pop();
+
+    fn hash(&mut self) -> Result<()> {
+        let work: Vec<&Node> = self.batch.iter().map(|(.., node)| node).collect();
+        let digests = hash_all(&work)?;
+        for ((slot, stat, node), digest) in self.batch.drain(..).zip(digests) {
+            *slot = Some(digest);
+            // What is no file is quick to hash again and not worth a place in the index.
+            self.noted |= node.kind == Kind::File && self.index.is_settled(&stat);
+        }
+        Ok(())
     }
 }
 
