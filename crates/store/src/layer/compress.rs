@@ -27,14 +27,15 @@ pub trait Sink: Write {
     fn begin_block(&mut self) -> io::Result<()>;
 }
 
-/// Passes what `produce` writes through the compression into `out`, and hashes the plain bytes beside it. Blocks that were
-/// compressed before for `store` are taken from there; gives what others can be taken from.
+/// Passes what `produce` writes through the compression into `out`, and hashes the plain bytes beside it, unless they are
+/// what is written. Blocks that were compressed before for `store` are taken from there; gives what others can be taken
+/// from.
 pub fn stream<W: Write + Send>(
     store: &Store,
     compression: Compression,
     out: W,
     produce: impl FnOnce(&mut dyn Sink) -> io::Result<()>,
-) -> io::Result<(W, Plain, Vec<Made>)> {
+) -> io::Result<(W, Option<Plain>, Vec<Made>)> {
     std::thread::scope(|scope| {
         let mut split = Split::start(scope, store, compression, out);
         let produced = produce(&mut split);
@@ -54,37 +55,43 @@ struct Split<'s, W> {
     block: Vec<u8>,
     hash: Option<SyncSender<Block>>,
     pack: Option<SyncSender<Block>>,
-    hasher: ScopedJoinHandle<'s, Plain>,
+    hasher: Option<ScopedJoinHandle<'s, Plain>>,
     packer: ScopedJoinHandle<'s, io::Result<(W, Vec<Made>)>>,
 }
 
 impl<'s, W: Write + Send + 's> Split<'s, W> {
     fn start<'e>(scope: &'s Scope<'s, 'e>, store: &'e Store, compression: Compression, out: W) -> Split<'s, W> {
-        let (hash, to_hash) = sync_channel::<Block>(4);
         let (pack, to_pack) = sync_channel::<Block>(4);
-        let hasher = scope.spawn(move || hashed(&to_hash));
+        let (hash, hasher) = if compression == Compression::None {
+            (None, None)
+        } else {
+            let (hash, to_hash) = sync_channel::<Block>(4);
+            (Some(hash), Some(scope.spawn(move || hashed(&to_hash))))
+        };
         let packer = scope.spawn(move || match compression {
             Compression::None => Ok((plain(&to_pack, out)?, Vec::new())),
             Compression::Gzip(level) => gzip(scope, store, &to_pack, out, level),
             Compression::Zstd(level) => Ok((zstd(&to_pack, out, level)?, Vec::new())),
         });
-        Split { block: Vec::with_capacity(BLOCK), hash: Some(hash), pack: Some(pack), hasher, packer }
+        Split { block: Vec::with_capacity(BLOCK), hash, pack: Some(pack), hasher, packer }
     }
 
     fn send(&mut self) -> io::Result<()> {
         let block = Block::new(std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK)));
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
-        self.hash.as_ref().ok_or_else(gone)?.send(block.clone()).map_err(|_| gone())?;
+        if let Some(hash) = &self.hash {
+            hash.send(block.clone()).map_err(|_| gone())?;
+        }
         self.pack.as_ref().ok_or_else(gone)?.send(block).map_err(|_| gone())
     }
 
-    fn finish(mut self) -> io::Result<(W, Plain, Vec<Made>)> {
+    fn finish(mut self) -> io::Result<(W, Option<Plain>, Vec<Made>)> {
         // When the packer is gone, its own error says why.
         let sent = if self.block.is_empty() { Ok(()) } else { self.send() };
         (self.hash, self.pack) = (None, None);
         let lost = |_| ended_early();
         let (out, made) = self.packer.join().map_err(lost)??;
-        let plain = self.hasher.join().map_err(lost)?;
+        let plain = self.hasher.map(ScopedJoinHandle::join).transpose().map_err(lost)?;
         sent.map(|()| (out, plain, made))
     }
 }

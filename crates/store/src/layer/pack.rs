@@ -33,6 +33,7 @@ pub fn pack(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Packed> {
     });
     let (writer, plain, made) = packed.doing("pack the layer", &folders[0])?;
     let blob = writer.commit(None)?;
+    let plain = plain.unwrap_or(compress::Plain { digest: blob.digest, size: blob.size });
     store.0.members.keep(blob.digest, made);
     let media_type = recipe.media_type().to_owned();
     let layers = store.layer_blobs();
