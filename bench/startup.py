@@ -1,8 +1,11 @@
 """Writes crates/larder/startup.ld: which functions a cached build runs, so that the linker lays them side by side. Needs
 valgrind, as root, and a minute; worth it again when much has changed. What it names and is not there any more, does no harm.
 
-Names go without the hashes that a compiler puts into them, and so stand for all instances of a generic function."""
+Names go without the hashes that a compiler puts into them, and so stand for all instances of a generic function. Of our own
+crates whole modules are named: their functions come and go."""
 
+import collections
+import itertools
 import os
 import re
 import subprocess
@@ -47,24 +50,45 @@ def called(larder, work):
     return names
 
 
-def pattern(name):
-    """The section of a function, whatever compiler made it: `_ZN…17h<hash>E`, or `_R…` with hashes of crates."""
-    if name.startswith("_ZN"):
-        return re.sub(r"17h[0-9a-f]{16}E.*", "17h*", name)
-    return re.sub(r"Cs[0-9A-Za-z]+_(?=\d)", "Cs*_", name)
+def pattern(name, own):
+    """Sections of a function, whatever compiler made it: `_ZN…17h<hash>E`, or `_R…` with hashes of crates. `own` are our
+    crates."""
+    if not name.startswith("_ZN"):
+        return re.sub(r"Cs[0-9A-Za-z]+_(?=\d)", "Cs*_", name)
+    parts, rest = [], name[3:]
+    while number := re.match(r"\d+", rest):
+        end = number.end() + int(number[0])
+        parts.append(rest[number.end() : end])
+        rest = rest[end:]
+    module = list(itertools.takewhile(re.compile("[a-z_0-9]+$").match, parts[:-2]))
+    if len(module) > 1 and module[0] in own:
+        return "_ZN" + "".join(f"{len(part)}{part}" for part in module) + "*"
+    return re.sub(r"17h[0-9a-f]{16}E.*", "17h*", name)
 
 
 def main():
     larder = binary()
-    symbols = subprocess.check_output(["nm", larder], text=True)
-    ours = {line.split()[2] for line in symbols.splitlines() if re.search(r" [tT] _[ZR]", line)}
+    symbols = subprocess.check_output(["nm", "-S", larder], text=True)
+    sizes = {name: int(size, 16) for size, name in re.findall(r"^\S+ (\S+) [tT] (_[ZR]\S+)$", symbols, re.MULTILINE)}
+    own = os.listdir(os.path.join(HERE, "../crates"))
     with tempfile.TemporaryDirectory(prefix="larder-startup-") as work:
-        sections = sorted({pattern(name) for name in called(larder, work) & ours})
-    # One list: a linker goes through all sections once for each.
-    lines = ["SECTIONS {", "  .text.cached : {", "    *(", *(f".text.{name}" for name in sections), "    )", "  }"]
+        hot = {name: pattern(name, own) for name in called(larder, work) & sizes.keys()}
+    whole, needed = collections.Counter(), collections.Counter()
+    for name, size in sizes.items():
+        whole[pattern(name, own)] += size
+    for name, wanted in hot.items():
+        needed[wanted] += sizes[name]
+    # Of a generic function with many instances these few lie first; another compiler gives them other names, and they are
+    # among the rest.
+    generic = {wanted for wanted in needed if "*" in wanted and needed[wanted] * 4 < whole[wanted]}
+    first = {name if wanted in generic else wanted for name, wanted in hot.items()}
+    # One list each: a linker goes through all sections once for each.
+    lines = ["SECTIONS {", "  .text.cached : {"]
+    for sections in (first, generic):
+        lines += ["    *(", *(f".text.{name}" for name in sorted(sections)), "    )"]
     with open(SCRIPT, "w") as file:
-        file.write("/* Written by bench/startup.py. */\n" + "\n".join([*lines, "}", "INSERT BEFORE .text;"]) + "\n")
-    print(f"{len(sections)} functions")
+        file.write("/* Written by bench/startup.py. */\n" + "\n".join([*lines, "  }", "}", "INSERT BEFORE .text;"]) + "\n")
+    print(f"{len(hot)} functions of {sum(needed.values()) / 1e6:.1f} MB")
 
 
 main()
