@@ -146,37 +146,41 @@ fn a_blob_that_is_lost_or_damaged() {
 #[test]
 fn an_export_through_passing_faults_is_whole() {
     let Some(stall) = Stall::new() else { return };
-    let serving = crate::registry::Serving::start(&stall.kitchen.path("registry"), &[]);
-    let own = testkit::faults::start(&serving.host);
     let slow = Fault::Slow(64, std::time::Duration::from_millis(5));
-    for (proxy, registry) in [(&stall.proxy, "docker"), (&own, "larder")] {
-        for (number, faults) in [
-            vec![("PUT", "uploads", Fault::Cut(100)), ("HEAD", "blobs", Fault::Status(429))],
-            vec![("PUT", "uploads", Fault::Reset), ("PUT", "manifests", Fault::Reset)],
-            vec![("POST", "uploads", Fault::Status(401)), ("PUT", "manifests", Fault::Status(401))],
-            vec![("POST", "uploads", Fault::Status(503)), ("PUT", "uploads", Fault::Status(500))],
-            vec![("PUT", "uploads", Fault::Status(401)), ("HEAD", "blobs", Fault::Reset)],
-            vec![("GET", "manifests", Fault::Truncate(20)), ("GET", "manifests", slow.clone())],
-        ]
-        .into_iter()
-        .enumerate()
-        {
+    for (number, faults) in [
+        vec![("PUT", "uploads", Fault::Cut(100)), ("HEAD", "blobs", Fault::Status(429))],
+        vec![("PUT", "uploads", Fault::Reset), ("PUT", "manifests", Fault::Reset)],
+        vec![("POST", "uploads", Fault::Status(401)), ("PUT", "manifests", Fault::Status(401))],
+        vec![("POST", "uploads", Fault::Status(503)), ("PUT", "uploads", Fault::Status(500))],
+        vec![("PUT", "uploads", Fault::Status(401)), ("HEAD", "blobs", Fault::Reset)],
+        vec![("GET", "manifests", Fault::Truncate(20)), ("GET", "manifests", slow)],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let rules = || {
             let rule = |(method, path, fault): &(&'static str, &str, Fault)| Rule {
                 method,
                 path: (*path).to_owned(),
                 fault: fault.clone(),
                 times: 1,
             };
-            // The last one reads what is there, and adds to it.
-            let name = if faults[0].0 == "GET" { "0".to_owned() } else { number.to_string() };
-            let reference = format!("{}/passing-{name}", proxy.host);
+            faults.iter().map(rule).collect::<Vec<_>>()
+        };
+        // The last one reads what is there, and adds to it.
+        let reads = faults[0].0 == "GET";
+        let name = if reads { "passing-0".to_owned() } else { format!("passing-{number}") };
+        // Larder's takes blobs over from wherever they are: each time a new one. It joins caches, and need not be read.
+        let serving = crate::registry::Serving::start(&stall.kitchen.path(&format!("registry-{number}")), &[]);
+        let own = testkit::faults::start(&serving.host);
+        for proxy in [&stall.proxy, &own].into_iter().take(if reads { 1 } else { 2 }) {
+            let reference = format!("{}/{name}", proxy.host);
             let to = format!("type=registry,ref={reference},mode=max,ignore-error=false");
-            proxy.set(faults.iter().map(rule).collect());
+            proxy.set(rules());
             stall.kitchen.build(&["--cache-to", &to, "-o", "type=cacheonly"]).ok();
-            // A registry that joins caches is not asked for what is there.
-            assert!(proxy.used() || (registry, faults[0].0) == ("larder", "GET"), "{registry}: {faults:?}");
+            assert!(proxy.used(), "{reference}: {faults:?}");
             proxy.set(Vec::new());
-            assert_eq!(kinds(&stall.build(&reference, &[])), Vec::<&str>::new(), "{registry}: {faults:?}");
+            assert_eq!(kinds(&stall.build(&reference, &[])), Vec::<&str>::new(), "{reference}: {faults:?}");
         }
     }
 }

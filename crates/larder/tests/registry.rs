@@ -110,6 +110,17 @@ fn skopeo_and_buildah_push_and_pull() {
     let second = format!("docker://{}/team/again:2", serving.host);
     buildah(&["push", "-q", "--tls-verify=false", &plain, &second]).unwrap().ok();
     run("skopeo", &["inspect", "--tls-verify=false", &second]).unwrap().ok();
+    // docker-buildx speaks to registries itself where no builder is needed.
+    for (number, client) in crate::buildx::clients().iter().enumerate() {
+        let (from, to) = (format!("{}/team/app:1", serving.host), format!("{}/team/tools:{number}", serving.host));
+        let buildx = |args: &[&str]| {
+            let mut command = Command::new(client);
+            command.args(args).env("BUILDX_CONFIG", kitchen.path("buildx"));
+            Ran::of(command.output().unwrap()).ok()
+        };
+        buildx(&["imagetools", "create", "-t", &to, &from]);
+        assert!(buildx(&["imagetools", "inspect", &to]).stdout.contains(&to));
+    }
     // All of it is what it was when it was pushed, also while it is served.
     let mut scrub = Command::new(env!("CARGO_BIN_EXE_larder"));
     Ran::of(scrub.args(["registry", "scrub", "--root"]).arg(kitchen.path("registry")).output().unwrap()).ok();

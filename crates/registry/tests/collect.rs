@@ -47,19 +47,19 @@ async fn what_no_manifest_names_goes_once_it_is_old() {
 /// every image that was acknowledged can be pulled whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pushing_while_collecting() {
-    pushing(served_with(|options| options.grace = GRACE).await).await;
+    pushing(served_with(|options| options.grace = GRACE).await, 25).await;
 }
 
 /// The same where everything is in a bucket.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn pushing_while_collecting_in_a_bucket() {
     let Some(served) = in_bucket(testkit::s3::start("bkt"), |options| options.grace = GRACE).await else { return };
-    pushing(served).await;
+    pushing(served, 6).await;
 }
 
 const GRACE: Duration = Duration::from_millis(150);
 
-async fn pushing(served: Served) {
+async fn pushing(served: Served, rounds: usize) {
     let served = Arc::new(served);
     let removed = Arc::new(AtomicUsize::new(0));
     let collector = {
@@ -71,7 +71,7 @@ async fn pushing(served: Served) {
             }
         })
     };
-    let clients = (0..4).map(|client| tokio::spawn(push_check_delete(served.clone(), client)));
+    let clients = (0..4).map(|client| tokio::spawn(push_check_delete(served.clone(), client, rounds)));
     for client in clients.collect::<Vec<_>>() {
         client.await.unwrap();
     }
@@ -79,9 +79,9 @@ async fn pushing(served: Served) {
     assert!(removed.load(Ordering::SeqCst) > 0, "the collector never had anything to do");
 }
 
-async fn push_check_delete(served: Arc<Served>, client: usize) {
+async fn push_check_delete(served: Arc<Served>, client: usize, rounds: usize) {
     let (name, tag) = (format!("team/{}", client % 2), format!("c{client}"));
-    for round in 0..25 {
+    for round in 0..rounds {
         // A layer that others push and delete as well, so that it often is old and about to go.
         let layer = format!("layer {}", (round + client) % 3);
         let document = loop {
@@ -100,6 +100,72 @@ async fn push_check_delete(served: Arc<Served>, client: usize) {
             let digest = sha256(document.to_string().as_bytes());
             served.delete(&format!("/v2/{name}/manifests/{digest}")).await.is(202);
             tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+    }
+}
+
+/// Whoever is told that a blob is here need not push it, and what was mounted stays, however old it was a moment before and
+/// whatever a collector does meanwhile. The grace is an hour, so that no pause of the machine's can be longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_was_said_to_be_here_stays() {
+    let served = Arc::new(served_with(|options| options.grace = Duration::from_secs(3600)).await);
+    let removed = Arc::new(AtomicUsize::new(0));
+    let collector = {
+        let (served, removed) = (served.clone(), removed.clone());
+        tokio::spawn(async move {
+            loop {
+                let collected = served.registry.collect(false).await.unwrap();
+                removed.fetch_add(collected.unlinked.len() + collected.removed.len(), Ordering::SeqCst);
+            }
+        })
+    };
+    let clients = (0..3).map(|client| tokio::spawn(age_ask_refer(served.clone(), client)));
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    collector.abort();
+    // What nobody asked about goes, if it has not gone already.
+    served.blob("left", b"left").await;
+    age(&served, "left", &sha256(b"left"));
+    removed.fetch_add(served.registry.collect(false).await.unwrap().removed.len(), Ordering::SeqCst);
+    assert!(removed.load(Ordering::SeqCst) > 0, "the collector never had anything to do");
+}
+
+async fn age_ask_refer(served: Arc<Served>, client: usize) {
+    let (name, other) = (format!("own-{client}"), format!("other-{client}"));
+    for round in 0..120 {
+        let layer = format!("{client} {round}").into_bytes();
+        let digest = sha256(&layer);
+        let mut document = served.manifest(&name, &layer).await;
+        age(&served, &name, &digest);
+        let to = if round % 2 == 0 {
+            let path = format!("/v2/{name}/blobs/{digest}");
+            if served.head(&path).await.status != 200 {
+                served.blob(&name, &layer).await;
+            }
+            &name
+        } else {
+            let path = format!("/v2/{other}/blobs/uploads/?mount={digest}&from={name}");
+            if served.ask("POST", &path, &[], "").await.status != 201 {
+                served.blob(&other, &layer).await;
+            }
+            served.blob(&other, b"{}").await;
+            &other
+        };
+        document["annotations"] = serde_json::json!({ "round": round.to_string() });
+        served.put(to, "v", MANIFEST, &document).await.is(201);
+        assert_eq!(served.get(&format!("/v2/{to}/blobs/{digest}")).await.is(200).body, layer);
+        served.delete(&format!("/v2/{to}/manifests/{}", sha256(document.to_string().as_bytes()))).await.is(202);
+    }
+}
+
+/// Nobody has wanted a blob for long: it may go at any moment.
+fn age(served: &Served, name: &str, digest: &str) {
+    let (two, hex) = (&digest[7..9], &digest[7..]);
+    let old = std::time::SystemTime::now() - Duration::from_secs(7200);
+    for path in [format!("repositories/{name}/_blobs/sha256/{hex}"), format!("blobs/sha256/{two}/{hex}")] {
+        if let Ok(file) = std::fs::File::open(served.root.join(path)) {
+            file.set_modified(old).unwrap();
         }
     }
 }

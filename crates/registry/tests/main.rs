@@ -17,4 +17,5 @@ mod push;
 mod scrub;
 mod served;
 mod service;
+mod spec;
 mod stored;

@@ -145,6 +145,62 @@ async fn a_blob_is_mounted_from_another_repository() {
     }
 }
 
+/// Where anybody may read everything, a mount need not name the repository.
+#[tokio::test]
+async fn a_blob_is_mounted_from_wherever_it_is() {
+    let served = served().await;
+    served.blob("from", b"bytes").await;
+    let digest = sha256(b"bytes");
+    let answer = served.ask("POST", &format!("/v2/to/blobs/uploads/?mount={digest}"), &[], "").await.is(201);
+    assert_eq!(served.get(answer.header("location")).await.is(200).body, b"bytes");
+    served.ask("POST", &format!("/v2/to/blobs/uploads/?mount={}", sha256(b"none")), &[], "").await.is(202);
+}
+
+/// A body that breaks off is no blob, and nothing that can be pulled.
+#[tokio::test]
+async fn a_body_that_is_shorter_than_it_says() {
+    use std::io::{Read, Write};
+    let served = served().await;
+    let location = served.start("a").await;
+    for (path, digest) in [
+        (format!("/v2/a/blobs/uploads/?digest={}", sha256(b"bytes")), sha256(b"bytes")),
+        (format!("{location}?digest={}", sha256(b"bytes!")), sha256(b"bytes!")),
+    ] {
+        let method = if path.contains("/?") { "POST" } else { "PUT" };
+        let mut stream = std::net::TcpStream::connect(served.base.strip_prefix("http://").unwrap()).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nbytes").unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        tokio::task::spawn_blocking(move || stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        served.get(&format!("/v2/a/blobs/{digest}")).await.is(404);
+    }
+    // What came stays, so that the client can go on there.
+    assert_eq!(served.get(&location).await.is(204).header("range"), "0-4");
+    let path = format!("{location}?digest={}", sha256(b"bytes!"));
+    served.ask("PUT", &path, &[("content-range", "5-5")], "!").await.is(201);
+}
+
+#[tokio::test]
+async fn names_and_tags_keep_to_their_grammar() {
+    let served = served().await;
+    let document = served.manifest("a", b"layer").await;
+    let long = "a".repeat(128);
+    for tag in ["_a.B-c", "0", &long] {
+        served.put("a", tag, MANIFEST, &document).await.is(201);
+        served.get(&format!("/v2/a/manifests/{tag}")).await.is(200);
+    }
+    for tag in [".a", "-a", "a%20b", "a+b", &format!("{long}a")] {
+        served.put("a", tag, MANIFEST, &document).await.is(400);
+        served.get(&format!("/v2/a/manifests/{tag}")).await.is(400);
+    }
+    for name in ["A", "a_-b", "a/-b", "a..b", "a/B"] {
+        served.ask("POST", &format!("/v2/{name}/blobs/uploads/"), &[], "").await.refused(400, "NAME_INVALID");
+    }
+    for name in ["a.b-c__d/e--f/0", "a", "a/".repeat(100).trim_end_matches('/')] {
+        served.ask("POST", &format!("/v2/{name}/blobs/uploads/"), &[], "").await.is(202);
+    }
+}
+
 #[tokio::test]
 async fn a_manifest_is_pushed_by_tag_and_by_digest() {
     let served = served().await;

@@ -67,13 +67,17 @@ impl Contents {
     pub async fn blob(&self, name: &Repository, digest: &ContentDigest) -> io::Result<Option<u64>> {
         let key = format::link(name, digest);
         let Some(entry) = self.storage.look(key.clone()).await? else { return Ok(None) };
-        let Some(size) = self.storage.size(digest).await? else { return Ok(None) };
-        if self.is_old(&entry) {
-            let _link = self.link().await;
-            self.storage.touch(key).await?;
-            self.storage.touch(format::blob(digest)).await?;
+        if !self.is_old(&entry) {
+            return self.storage.size(digest).await;
         }
-        Ok(Some(size))
+        let _link = self.link().await;
+        // A collector may have taken it since.
+        if self.storage.look(key.clone()).await?.is_none() {
+            return Ok(None);
+        }
+        self.storage.touch(key).await?;
+        self.storage.touch(format::blob(digest)).await?;
+        self.storage.size(digest).await
     }
 
     /// Whether its age nears the end of the grace.
@@ -97,11 +101,20 @@ impl Contents {
         self.storage.write(format::link(name, digest), Vec::new()).await
     }
 
-    /// Gives the repository a blob that the repository `from` has; `false` when it has none.
-    pub async fn mount(&self, name: &Repository, digest: &ContentDigest, from: &Repository) -> io::Result<bool> {
+    /// Gives the repository a blob that the repository `from` has, or any where none is named; `false` when it is not there.
+    pub async fn mount(
+        &self,
+        name: &Repository,
+        digest: &ContentDigest,
+        from: Option<&Repository>,
+    ) -> io::Result<bool> {
         let _link = self.link().await;
-        if self.storage.look(format::link(from, digest)).await?.is_none() || self.storage.size(digest).await?.is_none()
+        if let Some(from) = from
+            && self.storage.look(format::link(from, digest)).await?.is_none()
         {
+            return Ok(false);
+        }
+        if self.storage.size(digest).await?.is_none() {
             return Ok(false);
         }
         self.storage.touch(format::blob(digest)).await?;
@@ -113,11 +126,11 @@ impl Contents {
     /// The caller vouches for the digest.
     pub async fn adopt(&self, name: &Repository, digest: &ContentDigest, file: PathBuf) -> io::Result<()> {
         let _link = self.link().await;
-        if self.storage.size(digest).await?.is_some() {
-            self.storage.touch(format::blob(digest)).await?;
-        } else {
+        if self.storage.size(digest).await?.is_none() {
             self.storage.link(file, digest).await?;
         }
+        // A second name for an old file is as old as the file.
+        self.storage.touch(format::blob(digest)).await?;
         self.storage.write(format::link(name, digest), Vec::new()).await
     }
 

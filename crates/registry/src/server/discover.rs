@@ -34,7 +34,8 @@ pub async fn tags(registry: &Registry, ask: &Ask, name: &Repository) -> Result<A
         return Err(Refusal::name_unknown(format!("there is no repository {name}")));
     }
     let all = registry.contents.tags(name).await?;
-    let all = all.iter().map(super::name::Tag::as_str).collect();
+    let mut all: Vec<&str> = all.iter().map(super::name::Tag::as_str).collect();
+    all.sort_by_cached_key(|tag| place(tag));
     let (page, more) = page(all, ask.query.get("last"), count);
     let body = serde_json::json!({ "name": name.as_str(), "tags": page });
     let answer = json(StatusCode::OK, "application/json", body.to_string().into_bytes());
@@ -79,9 +80,16 @@ pub async fn referrers(
     Ok(next(answer, rest.peek().is_some(), &path, &[last.as_str()], page.len(), &more))
 }
 
+/// Where a name stands in a list: letters count before their case does.
+fn place(name: &str) -> (String, &str) {
+    (name.to_ascii_lowercase(), name)
+}
+
 /// The entries of a sorted list after `last`, `count` of them, and whether more follow.
 fn page<'a>(all: Vec<&'a str>, last: Option<&str>, count: Option<usize>) -> (Vec<&'a str>, bool) {
-    let rest: Vec<&str> = all.into_iter().filter(|entry| last.is_none_or(|last| *entry > last)).collect();
+    let last = last.map(place);
+    let rest: Vec<&str> =
+        all.into_iter().filter(|entry| last.as_ref().is_none_or(|last| place(entry) > *last)).collect();
     let count = count.unwrap_or(rest.len());
     let more = count > 0 && rest.len() > count;
     (rest.into_iter().take(count).collect(), more)
@@ -111,5 +119,6 @@ mod tests {
         assert_eq!(page(all(), Some("aa"), None), (vec!["b", "c"], false));
         assert_eq!(page(all(), None, Some(0)), (vec![], false));
         assert_eq!(page(all(), None, Some(3)), (vec!["a", "b", "c"], false));
+        assert_eq!(page(vec!["a", "B", "b"], Some("B"), None), (vec!["b"], false));
     }
 }

@@ -21,6 +21,9 @@ use crate::filter::{Filter, MEDIA_TYPE};
 /// What an answer's header `larder-extensions` says, so that a client knows before it relies on them.
 pub const EXTENSIONS: &str = "cache-join, cache-filter";
 
+/// Tries of a join whose layers somebody deletes.
+const TRIES: u32 = 8;
+
 /// A cache as its manifest and its config say it.
 struct Cache {
     listing: Listing,
@@ -29,15 +32,37 @@ struct Cache {
 }
 
 /// What a tag must point to so that it has both what it had and what was pushed.
-pub struct Joined {
+struct Joined {
     /// The manifest; its config is in the repository.
-    pub manifest: Manifest,
+    manifest: Manifest,
     /// The manifest that the tag had and that nobody needs any more once this one has replaced it.
-    pub superseded: Option<ContentDigest>,
+    superseded: Option<ContentDigest>,
 }
 
-/// Joins a pushed cache with the one at a tag. The caller holds the tag until it points to the result.
-pub async fn join(contents: &Contents, name: &Repository, tag: &Tag, pushed: Manifest) -> Result<Joined, Refusal> {
+/// Points a tag, and others beside it, to a pushed cache joined with the one that it had: gives the result's name, and that
+/// of the manifest that nobody needs any more. The caller holds the tags.
+pub async fn put(
+    contents: &Contents,
+    name: &Repository,
+    tag: &Tag,
+    pushed: Manifest,
+    tags: &[Tag],
+) -> Result<(ContentDigest, Option<ContentDigest>), Refusal> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let Joined { manifest, superseded } = join(contents, name, tag, pushed.clone()).await?;
+        let digest = manifest.digest.clone();
+        match contents.put_manifest(name, manifest, tags).await {
+            // A layer of the old cache was deleted meanwhile: the next try leaves it out. One of the pushed cache is told.
+            Err(refusal) if refusal.code == "MANIFEST_BLOB_UNKNOWN" && tries < TRIES => {}
+            done => return done.map(|_| (digest, superseded)),
+        }
+    }
+}
+
+/// Joins a pushed cache with the one at a tag.
+async fn join(contents: &Contents, name: &Repository, tag: &Tag, pushed: Manifest) -> Result<Joined, Refusal> {
     contents.check_parts(name, &Document::read(&pushed.bytes, &pushed.media_type)?).await?;
     let Some(new) = Cache::read(contents, &pushed).await? else {
         return Err(Refusal::manifest_invalid("only a cache can be joined, and this is none"));

@@ -61,7 +61,7 @@ pub async fn start(registry: &Arc<Registry>, ask: Ask, name: &Repository, caller
     }
 }
 
-/// Gives the repository a blob that another one has or, when none is named, that lies beside the registry.
+/// Gives the repository a blob that another one has or, when none is named, that any has or that lies beside the registry.
 async fn mount(
     registry: &Arc<Registry>,
     ask: &Ask,
@@ -73,10 +73,14 @@ async fn mount(
         let from = Repository::parse(from)?;
         // Whoever may not read the other repository learns nothing of it.
         let may = guard::may(registry, caller, &from, Action::Pull);
-        return Ok(may && registry.contents.mount(name, digest, &from).await?);
+        return Ok(may && registry.contents.mount(name, digest, Some(&from)).await?);
     }
+    // Whoever may read everything may have it from wherever it is.
     if !guard::is_open(caller) {
         return Ok(false);
+    }
+    if registry.contents.mount(name, digest, None).await? {
+        return Ok(true);
     }
     let Some(digest256) = digest.sha256() else { return Ok(false) };
     let beside = {
@@ -159,18 +163,18 @@ pub async fn manifest(
     };
     let contents = &registry.contents;
     let _held = contents.hold(name, &tags).await;
-    let mut manifest = Manifest { digest, media_type, bytes };
-    let mut superseded = None;
-    match (ask.query.get("join"), target) {
-        (None, _) => {}
+    let manifest = Manifest { digest, media_type, bytes };
+    let (digest, subject, superseded) = match (ask.query.get("join"), target) {
+        (None, _) => {
+            let digest = manifest.digest.clone();
+            (digest, contents.put_manifest(name, manifest, &tags).await?, None)
+        }
         (Some("cache"), Target::Tag(tag)) => {
-            let joined = join::join(contents, name, tag, manifest).await?;
-            (manifest, superseded) = (joined.manifest, joined.superseded);
+            let (digest, superseded) = join::put(contents, name, tag, manifest, &tags).await?;
+            (digest, None, superseded)
         }
         (Some(what), _) => return Err(Refusal::query_invalid(format!("join={what}: a cache is joined at a tag"))),
-    }
-    let digest = manifest.digest.clone();
-    let subject = contents.put_manifest(name, manifest, &tags).await?;
+    };
     if let Some(superseded) = superseded {
         contents.storage.write(format::superseded(name, &superseded), Vec::new()).await?;
     }
