@@ -15,49 +15,86 @@ pub struct Checkout {
     main: String,
 }
 
+/// What a build is of: whose cache it writes.
+enum Of {
+    /// The number of a pull request.
+    Request(String),
+    /// A pull request of which only its branch is known, and who opened it: who has a fork names its branches, `main` too.
+    Stranger(String),
+    /// A tag, which may be called like a branch, and which others may push than may push that branch.
+    Tag(String),
+    Branch(String),
+    /// A bare commit, or a folder that git does not know: it may be anybody's.
+    Unknown,
+}
+
+impl Of {
+    fn name(&self) -> String {
+        match self {
+            Of::Request(number) => format!("pr-{number}"),
+            Of::Stranger(branch) => format!("head-{branch}"),
+            Of::Tag(tag) => format!("tag-{tag}"),
+            Of::Branch(name) => branch(name),
+            Of::Unknown => UNKNOWN.to_owned(),
+        }
+    }
+}
+
+/// The scope of what is no branch's.
+const UNKNOWN: &str = "detached";
+
+/// The scope of a branch: never one that something else has.
+fn branch(name: &str) -> String {
+    let reserved = ["pr-", "head-", "tag-", "branch-"].iter().any(|prefix| name.starts_with(prefix));
+    if reserved || name == UNKNOWN { format!("branch-{name}") } else { name.to_owned() }
+}
+
 /// Reads variables; `git` is asked where they say nothing.
 pub fn scopes(variable: &dyn Fn(&str) -> Option<String>, git: &dyn Fn() -> Option<Checkout>) -> Scopes {
     let get = |name: &str| variable(name).filter(|value| !value.is_empty());
     let main = || get("LARDER_MAIN_BRANCH").unwrap_or_else(|| "main".to_owned());
-    let found = if get("GITHUB_ACTIONS").is_some() {
+    // What it is of, the branch of that, the branch that it is to go into, the main branch.
+    let (of, source, target, main) = if get("GITHUB_ACTIONS").is_some() {
         // refs/pull/7/merge
         let reference = get("GITHUB_REF").unwrap_or_default();
         let number = reference.strip_prefix("refs/pull/").and_then(|r| r.split('/').next()).map(str::to_owned);
-        // A `pull_request_target` has the target's reference and no number. A fork chooses its branch's name, `main` too, so
-        // that name alone is never what is written.
-        let request = number.or_else(|| get("GITHUB_HEAD_REF")).map(|n| format!("pr-{n}"));
-        let branch = get("GITHUB_HEAD_REF").or_else(|| get("GITHUB_REF_NAME"));
-        vec![request, branch, get("GITHUB_BASE_REF"), Some(main())]
+        // A `pull_request_target` has the target's reference and no number.
+        let stranger = || {
+            let who = get("GITHUB_ACTOR").map(|who| format!("{who}-")).unwrap_or_default();
+            get("GITHUB_HEAD_REF").map(|name| Of::Stranger(format!("{who}{name}")))
+        };
+        let tag = || reference.strip_prefix("refs/tags/").map(|name| Of::Tag(name.to_owned()));
+        let of = number.map(Of::Request).or_else(stranger).or_else(tag);
+        let of = of.or_else(|| get("GITHUB_REF_NAME").map(Of::Branch));
+        (of, get("GITHUB_HEAD_REF"), get("GITHUB_BASE_REF"), main())
     } else if get("GITLAB_CI").is_some() {
         // The others are those of a pull request at GitHub or Bitbucket that GitLab builds.
         let either = |name: &str| {
             get(&format!("CI_MERGE_REQUEST_{name}")).or_else(|| get(&format!("CI_EXTERNAL_PULL_REQUEST_{name}")))
         };
-        let request = either("IID").map(|n| format!("pr-{n}"));
-        let branch = either("SOURCE_BRANCH_NAME").or_else(|| get("CI_COMMIT_REF_NAME"));
-        let target = either("TARGET_BRANCH_NAME");
-        vec![request, branch, target, get("CI_DEFAULT_BRANCH").or_else(|| Some(main()))]
+        let of = either("IID").map(Of::Request).or_else(|| get("CI_COMMIT_TAG").map(Of::Tag));
+        let of = of.or_else(|| get("CI_COMMIT_REF_NAME").map(Of::Branch));
+        let (source, target) = (either("SOURCE_BRANCH_NAME"), either("TARGET_BRANCH_NAME"));
+        (of, source, target, get("CI_DEFAULT_BRANCH").unwrap_or_else(main))
     } else if get("JENKINS_URL").or_else(|| get("JENKINS_HOME")).is_some() {
         // The URL is there only where somebody has configured it.
-        let request = get("CHANGE_ID").map(|n| format!("pr-{n}"));
-        let branch = get("CHANGE_BRANCH").or_else(|| get("BRANCH_NAME")).or_else(|| get("GIT_BRANCH"));
+        let branch = get("BRANCH_NAME").or_else(|| get("GIT_BRANCH"));
         let branch = branch.map(|b| b.strip_prefix("origin/").unwrap_or(&b).to_owned());
-        vec![request, branch, get("CHANGE_TARGET"), Some(main())]
+        let of = get("CHANGE_ID").map(Of::Request).or_else(|| get("TAG_NAME").map(Of::Tag));
+        (of.or_else(|| branch.map(Of::Branch)), get("CHANGE_BRANCH"), get("CHANGE_TARGET"), main())
     } else if get("TEKTON_PULL_REQUEST").is_some() || get("TEKTON_BRANCH").is_some() {
         // Tekton has no variables of its own: its triggers hand these on.
-        let request = get("TEKTON_PULL_REQUEST").map(|n| format!("pr-{n}"));
-        vec![request, get("TEKTON_BRANCH"), get("TEKTON_TARGET_BRANCH"), Some(main())]
+        let of = get("TEKTON_PULL_REQUEST").map(Of::Request).or_else(|| get("TEKTON_BRANCH").map(Of::Branch));
+        (of, get("TEKTON_BRANCH"), get("TEKTON_TARGET_BRANCH"), main())
     } else {
-        match git() {
-            // A bare commit is what most CI systems check out: it may be anybody's, so it is not main's.
-            Some(Checkout { branch, main }) => {
-                vec![branch.or_else(|| Some("detached".to_owned())), Some(get("LARDER_MAIN_BRANCH").unwrap_or(main))]
-            }
-            None => vec![Some(main())],
-        }
+        let checkout = git();
+        let here = checkout.as_ref().and_then(|checkout| checkout.branch.clone());
+        let main = get("LARDER_MAIN_BRANCH").or_else(|| checkout.map(|checkout| checkout.main));
+        (get("LARDER_BRANCH").or(here).map(Of::Branch), None, None, main.unwrap_or_else(|| "main".to_owned()))
     };
+    let read = [source, target, Some(main)].into_iter().flatten().map(|name| branch(&name));
     let mut names: Vec<String> = Vec::new();
-    for name in found.into_iter().flatten().map(|name| tag(&name)) {
+    for name in [of.unwrap_or(Of::Unknown).name()].into_iter().chain(read).map(|name| tag(&name)) {
         if !names.contains(&name) {
             names.push(name);
         }
@@ -134,7 +171,10 @@ mod tests {
             ("GITHUB_HEAD_REF", "main"),
             ("GITHUB_BASE_REF", "main"),
         ];
-        assert_eq!(of(&fork), ["pr-main", "main"]);
+        assert_eq!(of(&fork), ["head-main", "main"]);
+        // Two forks with branches of one name are two.
+        let with = |who| of(&[&fork[..], &[("GITHUB_ACTOR", who)]].concat())[0].clone();
+        assert_eq!((with("a"), with("b")), ("head-a-main".to_owned(), "head-b-main".to_owned()));
         let external = [
             ("GITLAB_CI", "true"),
             ("CI_EXTERNAL_PULL_REQUEST_IID", "7"),
@@ -178,7 +218,28 @@ mod tests {
         assert_eq!(of(&push), ["main"]);
         assert_eq!(of(&[("JENKINS_URL", "x"), ("GIT_BRANCH", "origin/f")]), ["f", "main"]);
         assert_eq!(of(&[]), ["feature", "trunk"]);
-        assert_eq!(scopes(&|_| None, &|| None).0, ["main"]);
+        assert_eq!(of(&[("LARDER_BRANCH", "x")]), ["x", "trunk"]);
+    }
+
+    #[test]
+    fn a_tag_is_no_branch_and_a_branch_is_nothing_else() {
+        let tag = [("GITHUB_ACTIONS", "true"), ("GITHUB_REF", "refs/tags/main"), ("GITHUB_REF_NAME", "main")];
+        assert_eq!(of(&tag), ["tag-main", "main"]);
+        let tag = [("GITLAB_CI", "true"), ("CI_COMMIT_TAG", "main"), ("CI_COMMIT_REF_NAME", "main")];
+        assert_eq!(of(&tag), ["tag-main", "main"]);
+        assert_eq!(of(&[("JENKINS_URL", "x"), ("TAG_NAME", "main"), ("BRANCH_NAME", "main")]), ["tag-main", "main"]);
+        for name in ["pr-7", "tag-main", "head-x", "branch-x", "detached"] {
+            let push = [("GITHUB_ACTIONS", "true"), ("GITHUB_REF", "refs/heads/x"), ("GITHUB_REF_NAME", name)];
+            assert_eq!(of(&push), [format!("branch-{name}"), "main".to_owned()]);
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_writes_no_branchs() {
+        assert_eq!(scopes(&|_| None, &|| None).0, ["detached", "main"]);
+        for ci in ["GITHUB_ACTIONS", "GITLAB_CI", "JENKINS_URL"] {
+            assert_eq!(of(&[(ci, "true")]), ["detached", "main"], "{ci}");
+        }
     }
 
     #[test]
