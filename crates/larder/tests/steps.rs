@@ -217,6 +217,35 @@ fn archives_through_links() {
     assert_eq!((mode & 0o777, out.join("etc/more").exists()), (0o700, true));
 }
 
+/// The folders that an archive begins with are what it says, wherever it is unpacked to.
+#[test]
+fn archives_keep_their_folders() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let mut tar = tar::Builder::new(std::fs::File::create(kitchen.context().join("tree.tar")).unwrap());
+    for (name, mode) in [("./", 0o711), ("./tmp/", 0o1777), ("./root/", 0o700), ("./root/deep/", 0o750)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_uid(3);
+        header.set_gid(4);
+        header.set_mtime(1_000);
+        header.set_size(0);
+        tar.append_data(&mut header, name, std::io::empty()).unwrap();
+    }
+    tar.finish().unwrap();
+    kitchen.write("Dockerfile", "FROM base\nADD tree.tar /\nADD tree.tar /new/\n");
+    let out = kitchen.files(&[]);
+    for folder in ["", "new/"] {
+        for (name, mode) in [("tmp", 0o1777), ("root", 0o700), ("root/deep", 0o750)] {
+            let found = std::fs::metadata(out.join(format!("{folder}{name}"))).unwrap();
+            let found = (found.mode() & 0o7777, found.uid(), found.gid(), found.mtime());
+            assert_eq!(found, (mode, 3, 4, 1_000), "{folder}{name}");
+        }
+        // As in BuildKit the folder that it is unpacked into stays what it is.
+        assert_eq!(std::fs::metadata(out.join(folder)).unwrap().mode() & 0o777, 0o755, "{folder}");
+    }
+}
+
 /// Larder in a chroot whose root is no mount, as CI jobs and rescue systems have it: the folder with all that it needs.
 #[test]
 fn within_a_chroot() {

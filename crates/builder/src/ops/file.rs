@@ -318,10 +318,8 @@ impl Work<'_> {
             named: Some(named),
         };
         let mut copier = Copier::new(&unpacked, &mut layer.canvas, &rules);
-        for node in unpacked.list(Path::new("/"))? {
-            let target = target.join(&node.name);
-            copier.copy(&Path::new("/").join(&node.name), &target.to_string_lossy())?;
-        }
+        // All of it at once: only what lies in the copied directory keeps its own mode, owner and time.
+        copier.copy(Path::new("/"), &target.to_string_lossy())?;
         copier.finish()?;
         Ok(true)
     }

@@ -195,7 +195,8 @@ fn owner_selections(owner: Option<&ChownOpt>, selected: &mut BTreeMap<i64, Vec<S
     for (user, file) in [(&owner.user, "/etc/passwd"), (&owner.group, "/etc/group")] {
         if let Some(User::ByName(name)) = user.as_ref().and_then(|u| u.user.as_ref()) {
             if name.input < 0 {
-                return Err(format!("owner `{}` is looked up in input {}", name.name, name.input));
+                let why = "there is no image to look it up in: expected a number (COPY --link has none)";
+                return Err(format!("owner `{}`: {why}", name.name));
             }
             let selection = Selection { path: file.into(), follow_links: true, ..Selection::default() };
             selected.entry(name.input).or_default().push(selection);
