@@ -59,7 +59,8 @@ pub enum Error {
         step: oci::Digest,
         name: String,
         error: String,
-        place: Option<Box<graph::Place>>,
+        /// Where clients' files ask for it, if they say so.
+        places: Vec<graph::Place>,
         /// What it left for who wants to look.
         remains: Option<std::sync::Arc<driver::Remains>>,
     },

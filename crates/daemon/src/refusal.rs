@@ -79,7 +79,7 @@ impl Told {
             Told::Placed { error } => Error::Placed { place: Box::new(place?), error: Box::new(plain(status, error)) },
             Told::Missed(misses) => Error::Missed(misses),
             Told::Step { step, name, error } => {
-                Error::Step { step, name, error, place: place.map(Box::new), remains: None }
+                Error::Step { step, name, error, places: place.into_iter().collect(), remains: None }
             }
         })
     }
@@ -148,11 +148,10 @@ fn read(error: &Error) -> (Code, Vec<Detail>) {
             details.extend(source(place));
             (code, details)
         }
-        Error::Step { step, place, remains, .. } => {
-            let place = place.as_deref().and_then(source);
+        Error::Step { step, places, remains, .. } => {
             let exit = remains.as_ref().and_then(|remains| remains.exit).map(Detail::Exit);
-            let exit = exit.into_iter();
-            (Code::Unknown, exit.chain(place).chain([Detail::Vertex(step.to_string())]).collect())
+            let places = places.iter().filter_map(source);
+            (Code::Unknown, exit.into_iter().chain(places).chain([Detail::Vertex(step.to_string())]).collect())
         }
         Error::Missed(_) => (Code::FailedPrecondition, Vec::new()),
         Error::Cancelled => (Code::Cancelled, Vec::new()),

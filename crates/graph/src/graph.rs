@@ -108,12 +108,15 @@ impl Graph {
         self.index.get(digest).map(|i| &self.order[*i])
     }
 
-    /// Where an operation stands, if the client said so. Of several places the first.
-    pub fn place(&self, operation: &Digest) -> Option<Place> {
-        let source = self.source.as_ref()?;
-        let location = source.locations.get(&operation.to_string())?.locations.first()?;
-        let file = source.infos.get(usize::try_from(location.source_index).ok()?)?.clone();
-        Some(Place { file, ranges: location.ranges.clone() })
+    /// Where an operation stands, as the client said: it may have said several places, or none.
+    pub fn places(&self, operation: &Digest) -> Vec<Place> {
+        let Some(source) = &self.source else { return Vec::new() };
+        let locations = source.locations.get(&operation.to_string()).map(|known| known.locations.as_slice());
+        let place = |location: &wire::Location| {
+            let file = source.infos.get(usize::try_from(location.source_index).ok()?)?.clone();
+            Some(Place { file, ranges: location.ranges.clone() })
+        };
+        locations.unwrap_or_default().iter().filter_map(place).collect()
     }
 
     /// How many operations there are.

@@ -267,11 +267,12 @@ impl State {
         // A source from elsewhere has no lines of its own: those that read it ask for it.
         let readers = graph.into_iter().flat_map(|graph| {
             let reads = move |vertex: &&Arc<Vertex>| vertex.inputs.iter().any(|edge| edge.vertex == step);
-            graph.vertices().filter(reads).filter_map(|vertex| graph.place(&vertex.digest))
+            graph.vertices().filter(reads).map(|vertex| graph.places(&vertex.digest))
         });
-        let place = graph.and_then(|graph| graph.place(&step)).into_iter().chain(readers).next().map(Box::new);
+        let own = graph.map(|graph| graph.places(&step));
+        let places = own.into_iter().chain(readers).find(|places| !places.is_empty()).unwrap_or_default();
         let remains = self.remains.get(&step).cloned();
-        Error::Step { step, name, error, place, remains }
+        Error::Step { step, name, error, places, remains }
     }
 
     /// What the builds that have the step know of sources.

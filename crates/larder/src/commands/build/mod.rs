@@ -130,8 +130,8 @@ fn failure(error: &Error) -> Failure {
             }
             Failure { code: 3, text }
         }
-        Error::Step { name, error, place: Some(place), .. } => {
-            Failure { code: 1, text: report::at(&format!("{name}: {error}"), place) }
+        Error::Step { name, error, places, .. } if !places.is_empty() => {
+            Failure { code: 1, text: report::at(&format!("{name}: {error}"), &places[0]) }
         }
         error if error.is_request() => Failure::usage(error),
         error => Failure::failed(error),
