@@ -1,5 +1,5 @@
-//! File systems in memory, detached: a tmpfs for what a process may write, a ramfs (never swapped) for files that it
-//! may only read, such as secrets.
+//! File systems in memory, detached: for what a process may write, and, never swapped, for files that it may only read,
+//! such as secrets.
 
 use std::ffi::CString;
 use std::io::{self, Write};
@@ -20,9 +20,12 @@ pub fn tmpfs(size: Option<&str>, mode: u32, attr: u64) -> io::Result<OwnedFd> {
     Ok(fresh(c"tmpfs", &options, attr)?)
 }
 
-/// A place for [`file`]s.
+/// A place for [`file`]s. Some programs look whether their secret is on a tmpfs; one that is never swapped needs Linux 6.4
+/// and the machine's own user namespace, and a ramfs never is.
 pub fn files(attr: u64) -> io::Result<OwnedFd> {
-    Ok(fresh(c"ramfs", &[(c"mode", Some(c"700"))], attr)?)
+    let mode = (c"mode", Some(c"700"));
+    let held = fresh(c"tmpfs", &[mode, (c"noswap", None)], attr);
+    Ok(held.or_else(|_| fresh(c"ramfs", &[mode], attr))?)
 }
 
 /// A file with its content and owner; the descriptor names it only (`O_PATH`).

@@ -103,7 +103,7 @@ impl Plan {
             spec,
             ground,
             place: memory::files(attr::NOSUID | attr::NODEV)
-                .map_err(|e| Error::kernel("mount a ramfs for files in memory", e))?,
+                .map_err(|e| Error::kernel("mount a file system for files in memory", e))?,
             staged: Vec::new(),
             steps: Vec::new(),
             dests: Vec::new(),

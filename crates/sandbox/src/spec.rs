@@ -69,7 +69,7 @@ pub enum MountKind {
         /// Permission bits of its root, usually `0o1777`.
         mode: u32,
     },
-    /// A read-only file that only ever lies in memory that isn't swapped (ramfs).
+    /// A read-only file that only ever lies in memory that isn't swapped.
     Secret {
         /// The content.
         bytes: Vec<u8>,
