@@ -68,6 +68,7 @@ impl Build {
             predicate: SPDX.to_owned(),
             about: Vec::new(),
             inline_only: false,
+            core: Some(scan::CORE.to_owned()),
         };
         built.making.read.graphs.push(scan);
         self.add(built, &given).await
@@ -113,6 +114,7 @@ impl Build {
             predicate: made.kind().to_owned(),
             about: Vec::new(),
             inline_only: wanted.inline_only,
+            core: false,
             said: Said::Made(Arc::new(made)),
         })
     }

@@ -11,6 +11,8 @@ use oci::{Digest, ImageConfig, Platform, Reference};
 use super::wanted::Sbom;
 use crate::Error;
 
+/// What the files of the result itself are called for a scanner, and so the statement about them.
+pub const CORE: &str = "sbom";
 const SOURCE: &str = "/run/src";
 const OUT: &str = "/run/out/";
 
@@ -49,7 +51,7 @@ impl Scanner<'_> {
         let mut inputs = vec![image];
         let mut mounts = vec![mount("/", 0)];
         mounts[0].output = -1;
-        let core = format!("{SOURCE}/core/sbom");
+        let core = format!("{SOURCE}/core/{CORE}");
         let mut add = |builder: &mut GraphBuilder, dest: String, graph: &Graph| {
             let head = builder.graft(graph).map_err(invalid)?;
             let index = head.map_or(-1, |edge| {

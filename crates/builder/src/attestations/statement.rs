@@ -57,6 +57,8 @@ pub struct Attestation {
     pub about: Vec<About>,
     /// Only for images that take it along.
     pub inline_only: bool,
+    /// It is the SBOM of the result itself, not of something that the result was made with.
+    pub core: bool,
     /// What it says.
     pub said: Said,
 }
@@ -156,6 +158,8 @@ pub struct Given {
     pub about: Vec<About>,
     /// Only for images that take it along.
     pub inline_only: bool,
+    /// The name, without an ending, of the file that is the SBOM of the result itself.
+    pub core: Option<String>,
 }
 
 /// A statement as a scanner writes it.
@@ -209,7 +213,9 @@ impl Given {
             let text = format!("{file} is provenance: only the builder itself says how something was built");
             return Err(Error::Failed(text));
         }
-        Ok(Attestation { file, predicate, about, inline_only: self.inline_only, said: Said::Fixed(said) })
+        let stem = file.split('.').next();
+        let core = predicate == SPDX && stem.is_some() && stem == self.core.as_deref();
+        Ok(Attestation { file, predicate, about, inline_only: self.inline_only, core, said: Said::Fixed(said) })
     }
 }
 

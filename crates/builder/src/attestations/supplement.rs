@@ -7,12 +7,11 @@ use oci::Descriptor;
 use serde_json::{Value, json};
 use store::view::{Kind, View};
 
-use super::statement::{Attestation, SPDX, Said};
+use super::statement::{Attestation, Said};
 
-/// Whether an attestation is the SBOM of the result itself, by BuildKit's name for it.
+/// Whether an attestation is the SBOM of the result itself.
 pub fn applies(attestation: &Attestation) -> bool {
-    let stem = attestation.file.split('.').next().unwrap_or_default();
-    attestation.predicate == SPDX && stem == "sbom" && matches!(attestation.said, Said::Fixed(_))
+    attestation.core && matches!(attestation.said, Said::Fixed(_))
 }
 
 /// Adds the layers. `layers` are an image's, lowest first, each with its own files.

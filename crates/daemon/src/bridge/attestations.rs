@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use builder::attestations::statement::{About, SPDX};
+use builder::attestations::scan::CORE;
 use builder::attestations::{Given, Subject};
 use proto::bridge::{Attestation, AttestationKind, InTotoSubject, InTotoSubjectKind, Ref};
 use tonic::Status;
@@ -13,7 +14,7 @@ use crate::jobs::Job;
 
 /// The bundle that a scanner's run leaves in the root of its result.
 pub fn scan(result: Ref) -> Attestation {
-    let metadata = [("reason", "sbom"), ("sbom-core", "sbom")];
+    let metadata = [("reason", "sbom"), ("sbom-core", CORE)];
     Attestation {
         kind: AttestationKind::Bundle as i32,
         metadata: metadata.map(|(name, value)| (name.to_owned(), value.into())).into(),
@@ -42,6 +43,7 @@ pub async fn given(job: &Job, attestation: &Attestation) -> Result<Given, Status
         predicate: attestation.in_toto_predicate_type.clone(),
         about: attestation.in_toto_subjects.iter().map(about).collect::<Result<_, _>>()?,
         inline_only: flag("inline-only"),
+        core: metadata(&attestation.metadata, "sbom-core").map(str::to_owned),
     })
 }
 
