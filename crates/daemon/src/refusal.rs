@@ -150,7 +150,8 @@ fn read(error: &Error) -> (Code, Vec<Detail>) {
         }
         Error::Step { step, places, remains, .. } => {
             let exit = remains.as_ref().and_then(|remains| remains.exit).map(Detail::Exit);
-            let places = places.iter().filter_map(source);
+            // The last that the client gave is the innermost: it comes first, as from BuildKit.
+            let places = places.iter().rev().filter_map(source);
             (Code::Unknown, exit.into_iter().chain(places).chain([Detail::Vertex(step.to_string())]).collect())
         }
         Error::Missed(_) => (Code::FailedPrecondition, Vec::new()),
