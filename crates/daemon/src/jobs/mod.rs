@@ -25,6 +25,8 @@ const STATUS_WAIT: Duration = Duration::from_secs(6);
 const BRIDGE_WAIT: Duration = Duration::from_secs(3);
 /// How long a build that ended can still be found.
 const LINGER: Duration = Duration::from_secs(10);
+/// How long no build goes on before the daemon takes it that none comes.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// What a client that drives its build itself ends it with.
 pub type Returned = Result<bridge::Result, Status>;
@@ -178,7 +180,12 @@ impl Drop for Running {
         }
         let (jobs, id) = (self.jobs.clone(), self.job.id.clone());
         let forget = async move {
-            tokio::time::sleep(LINGER).await;
+            let builds = jobs.count();
+            tokio::time::sleep(IDLE).await;
+            if jobs.count() == builds && jobs.active().is_empty() {
+                tokio::task::spawn_blocking(crate::syscall::give_code_back);
+            }
+            tokio::time::sleep(LINGER - IDLE).await;
             jobs.0.lock().remove(&id);
         };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
