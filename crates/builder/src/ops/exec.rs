@@ -400,8 +400,9 @@ fn forget_mount_points(draft: &Draft) -> Result<(), Error> {
         let same = match lower.lookup(&Path::new("/").join(name))? {
             None => true,
             Some(node) => {
-                let beneath = (node.mode, node.uid, node.gid);
-                node.kind == store::view::Kind::Dir && beneath == (data.mode() & 0o7777, data.uid(), data.gid())
+                let beneath = (node.mode, node.uid, node.gid, node.mtime);
+                let time = data.mtime() * 1_000_000_000 + data.mtime_nsec();
+                node.kind == store::view::Kind::Dir && beneath == (data.mode() & 0o7777, data.uid(), data.gid(), time)
             }
         };
         if same {
