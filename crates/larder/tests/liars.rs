@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, StreamExt};
@@ -29,9 +30,9 @@ const DIR: u32 = 1 << 31;
 const SYMLINK: u32 = 1 << 27;
 const SOCKET: u32 = 1 << 24;
 
-/// Its Dockerfile is as it says; its context is not.
+/// Its Dockerfile is as it says; its context is not. Once the flag is set, nothing of it comes any more.
 #[derive(Clone)]
-struct Liar(Lie);
+struct Liar(Lie, Option<Arc<AtomicBool>>);
 
 fn packet(kind: PacketType, id: u32, data: &[u8]) -> Packet {
     Packet { r#type: kind as i32, id, data: data.to_vec(), ..Packet::default() }
@@ -100,9 +101,14 @@ async fn build(channel: &Channel, name: &str, liar: Liar, leaves: impl Future<Ou
     let (near, far) = tokio::io::duplex(1 << 20);
     let (mut read, mut write) = tokio::io::split(far);
     let (send, receive) = mpsc::channel(16);
+    let stalled = liar.1.clone();
+    let stalls = stalled.is_some();
     let sending = tokio::spawn(async move {
         let mut buffer = vec![0; 32 << 10];
         while let Ok(count @ 1..) = read.read(&mut buffer).await {
+            if stalled.as_ref().is_some_and(|stalled| stalled.load(Ordering::Relaxed)) {
+                std::future::pending::<()>().await;
+            }
             if send.send(BytesMessage { data: buffer[..count].to_vec() }).await.is_err() {
                 return;
             }
@@ -114,6 +120,9 @@ async fn build(channel: &Channel, name: &str, liar: Liar, leaves: impl Future<Ou
     opened.metadata_mut().insert("x-docker-expose-session-sharedkey", session.parse().unwrap());
     let method = "/moby.filesync.v1.FileSync/DiffCopy";
     opened.metadata_mut().insert("x-docker-expose-session-grpc-method", method.parse().unwrap());
+    if stalls {
+        opened.metadata_mut().insert("x-buildkit-session-health-custom-timeout", "1000".parse().unwrap());
+    }
     let mut incoming = control.session(opened).await?.into_inner();
     let pump = async move {
         while let Ok(Some(message)) = incoming.message().await {
@@ -229,7 +238,7 @@ fn every_lie_is_an_error_of_its_own_build() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let channel = runtime.block_on(connect(kitchen.root().join("larder.sock")));
     for (name, lie, why) in cases {
-        let answer = runtime.block_on(build(&channel, name, Liar(lie), std::future::pending()));
+        let answer = runtime.block_on(build(&channel, name, Liar(lie, None), std::future::pending()));
         let status = answer.expect_err(name);
         assert!(status.message().contains(why), "{name}: {status}");
         assert!(!matches!(status.code(), Code::Internal | Code::Unavailable), "{name}: {status}");
@@ -250,12 +259,22 @@ fn every_lie_is_an_error_of_its_own_build() {
         })
     });
     let leaves = async { drop(left.await) };
-    let status = runtime.block_on(build(&channel, "vanishes", Liar(lie), leaves)).unwrap_err();
+    let status = runtime.block_on(build(&channel, "vanishes", Liar(lie, None), leaves)).unwrap_err();
+    assert!(!status.message().is_empty() && status.code() != Code::Internal, "{status}");
+    // One that stays, and answers nothing any more.
+    let stalled = Arc::new(AtomicBool::new(false));
+    let flag = stalled.clone();
+    let lie: Lie = Arc::new(move |_out, mut incoming| {
+        flag.store(true, Ordering::Relaxed);
+        Box::pin(async move { while let Ok(Some(_)) = incoming.message().await {} })
+    });
+    let status =
+        runtime.block_on(build(&channel, "stalls", Liar(lie, Some(stalled)), std::future::pending())).unwrap_err();
     assert!(!status.message().is_empty() && status.code() != Code::Internal, "{status}");
     // Files change while they are read: what came counts, as with BuildKit.
     for (name, content) in [("grown", b"longer than it was" as &[u8]), ("shrunk", b"ab")] {
         let lie = packets(vec![file("a"), stat("d", DIR | 0o755, 0, ""), listed()], content);
-        runtime.block_on(build(&channel, name, Liar(lie), std::future::pending())).expect(name);
+        runtime.block_on(build(&channel, name, Liar(lie, None), std::future::pending())).expect(name);
     }
     kitchen.write("Dockerfile", "FROM base\nRUN true\n");
     served.build(&[]).ok();

@@ -26,6 +26,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{OnceCell, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -72,7 +73,7 @@ pub async fn serve(
     incoming: Streaming<BytesMessage>,
     outgoing: mpsc::Sender<Result<BytesMessage, Status>>,
 ) {
-    let near = Tunnel::new(incoming, outgoing, ());
+    let near = Tunnel::new(incoming, outgoing, CancellationToken::new(), ());
     let offer = Offer { session: session.clone(), agents: Arc::default() };
     let sync = FileSyncServer::new(offer.clone()).max_decoding_message_size(MESSAGE);
     let serving = Server::builder()

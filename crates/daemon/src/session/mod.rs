@@ -18,21 +18,45 @@ use proto::health::HealthCheckRequest;
 use proto::health::health_client::HealthClient;
 use tokio::sync::{Notify, SetOnce};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 pub use port::{Form, Port};
 
 /// How long a lookup waits for a session that is about to come: clients open it beside their first call.
 const WAIT: Duration = Duration::from_secs(5);
-/// How often a client is asked for its health, and how long the answer may take (BuildKit's times).
-const PAUSE: Duration = Duration::from_secs(5);
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How a client is looked after (BuildKit's times).
+const USUAL: Care = Care { pause: Duration::from_secs(5), patience: Duration::from_secs(15), failures: 2 };
+/// A client's own wish for that, in milliseconds.
+const OWN_PATIENCE: &str = "x-buildkit-session-health-custom-timeout";
 /// How long the answer to a call waits for the beginning of the session's connection: it never decides about a build.
 const SETTLING: Duration = Duration::from_secs(1);
 /// Largest message either way (BuildKit's limit).
 pub const MESSAGE: usize = 16 << 20;
+
+/// How a client is looked after: how often it is asked for its health, how long an answer may take, and how many in a row may
+/// fail to come.
+#[derive(Clone, Copy)]
+struct Care {
+    pause: Duration,
+    patience: Duration,
+    failures: u32,
+}
+
+impl Care {
+    /// The usual one, or the client's own.
+    fn of(wish: &str) -> Care {
+        match wish.parse().map(Duration::from_millis) {
+            Ok(time) if !time.is_zero() => {
+                let time = time.max(Duration::from_secs(1));
+                Care { pause: time, patience: time, failures: 1 }
+            }
+            _ => USUAL,
+        }
+    }
+}
 
 /// A connected client.
 pub struct Client {
@@ -123,12 +147,13 @@ impl Sessions {
             return Err(Status::already_exists(format!("there is a session {id} already")));
         }
         let connected = Connected { table: self.0.clone(), id: id.clone() };
-        let (channel, outgoing) = tunnel::open(request.into_inner(), connected);
+        let (care, given_up) = (Care::of(&text(OWN_PATIENCE)), CancellationToken::new());
+        let (channel, outgoing) = tunnel::open(request.into_inner(), given_up.clone(), connected);
         let (verify, settled) = (self.0.verify, SetOnce::new());
         let client = Client { shared_key, verify, nearby, methods, channel: channel.clone(), settled };
         clients.insert(id.clone(), Arc::new(client));
         drop(clients);
-        tokio::spawn(watch(Arc::downgrade(&self.0), id, channel));
+        tokio::spawn(watch(Arc::downgrade(&self.0), id, channel, care, given_up));
         self.0.changed.notify_waiters();
         Ok(outgoing)
     }
@@ -154,23 +179,30 @@ impl Sessions {
     }
 }
 
-/// Asks the client for its health now and then, and forgets it when it does not answer twice in a row. The first
-/// question opens the connection: a client expects one even when nothing is asked of it.
-async fn watch(table: Weak<Table>, id: String, channel: Channel) {
+/// Asks the client for its health now and then, and gives it up when it does not answer: a build that waits for it then
+/// fails. The first question opens the connection: a client expects one even when nothing is asked of it.
+async fn watch(table: Weak<Table>, id: String, channel: Channel, care: Care, given_up: CancellationToken) {
     let mut health = HealthClient::new(channel);
     let mut failures = 0;
-    while failures < 2 {
-        let asked = tokio::time::timeout(PATIENCE, health.check(HealthCheckRequest::default())).await;
-        failures = if matches!(asked, Ok(Ok(_))) { 0 } else { failures + 1 };
+    while failures < care.failures {
+        let asked = tokio::time::timeout(care.patience, health.check(HealthCheckRequest::default())).await;
+        let lives = match asked {
+            Ok(Ok(_)) => true,
+            // One that has no such service answers as well.
+            Ok(Err(status)) => status.code() == Code::Unimplemented,
+            Err(_late) => false,
+        };
+        failures = if lives { 0 } else { failures + 1 };
         if let Some(client) = table.upgrade().and_then(|table| table.lock().get(&id).cloned()) {
             let _first = client.settled.set(());
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(care.pause).await;
         let known = table.upgrade().is_some_and(|table| table.lock().contains_key(&id));
         if !known {
             return;
         }
     }
+    given_up.cancel();
     if let Some(table) = table.upgrade() {
         table.lock().remove(&id);
     }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::PollSender;
+use tokio_util::sync::{CancellationToken, PollSender, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
@@ -24,13 +24,15 @@ pub const WAITING: usize = 16;
 /// HTTP/2 windows: a context of many megabytes must not wait for round trips, and waits in memory when the disk is slow.
 pub const WINDOW: u32 = 1 << 20;
 
-/// A channel through `incoming` and the returned stream. `guard` is dropped when the connection ends.
+/// A channel through `incoming` and the returned stream. `given_up` ends the connection, and with it every call on it;
+/// `guard` is dropped when it ends.
 pub fn open(
     incoming: Streaming<BytesMessage>,
+    given_up: CancellationToken,
     guard: impl Send + Unpin + 'static,
 ) -> (Channel, ReceiverStream<Result<BytesMessage, Status>>) {
     let (send, receive) = mpsc::channel(WAITING);
-    let tunnel = Tunnel::new(incoming, send, guard);
+    let tunnel = Tunnel::new(incoming, send, given_up, guard);
     let tunnel = Mutex::new(Some(tunnel));
     // Connects once: a connection that broke is a session that ended.
     let connector = tower::service_fn(move |_| {
@@ -50,6 +52,7 @@ pub struct Tunnel<G> {
     message: Vec<u8>,
     read: usize,
     outgoing: PollSender<Result<BytesMessage, Status>>,
+    given_up: Pin<Box<WaitForCancellationFutureOwned>>,
     _guard: G,
 }
 
@@ -58,9 +61,12 @@ impl<G> Tunnel<G> {
     pub fn new(
         incoming: Streaming<BytesMessage>,
         outgoing: mpsc::Sender<Result<BytesMessage, Status>>,
+        given_up: CancellationToken,
         guard: G,
     ) -> Tunnel<G> {
-        Tunnel { incoming, message: Vec::new(), read: 0, outgoing: PollSender::new(outgoing), _guard: guard }
+        let outgoing = PollSender::new(outgoing);
+        let given_up = Box::pin(given_up.cancelled_owned());
+        Tunnel { incoming, message: Vec::new(), read: 0, outgoing, given_up, _guard: guard }
     }
 }
 
@@ -73,6 +79,9 @@ impl<G> Connected for Tunnel<G> {
 impl<G: Unpin> AsyncRead for Tunnel<G> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let tunnel = self.get_mut();
+        if tunnel.given_up.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not answer any more")));
+        }
         while tunnel.read == tunnel.message.len() {
             match ready!(Pin::new(&mut tunnel.incoming).poll_next(cx)) {
                 Some(Ok(message)) => (tunnel.message, tunnel.read) = (message.data, 0),
