@@ -53,7 +53,9 @@ mod tests {
     fn code_is_what_is_run_and_has_a_file() {
         let line = |access, file| format!("55d0a000-55d0b000 {access} 00001000 fe:00 1234   {file}");
         assert_eq!(code(&line("r-xp", "/usr/bin/larder (deleted)")), Some((0x55d0_a000, 0x55d0_b000)));
-        for (access, file) in [("r--p", "/usr/bin/larder"), ("rwxp", "/usr/bin/larder"), ("r-xp", "[vdso]"), ("r-xp", "")] {
+        for (access, file) in
+            [("r--p", "/usr/bin/larder"), ("rwxp", "/usr/bin/larder"), ("r-xp", "[vdso]"), ("r-xp", "")]
+        {
             assert_eq!(code(&line(access, file)), None, "{access} {file}");
         }
     }

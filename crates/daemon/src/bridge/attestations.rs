@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use builder::attestations::statement::{About, SPDX};
 use builder::attestations::scan::CORE;
+use builder::attestations::statement::{About, SPDX};
 use builder::attestations::{Given, Subject};
 use proto::bridge::{Attestation, AttestationKind, InTotoSubject, InTotoSubjectKind, Ref};
 use tonic::Status;
