@@ -49,18 +49,20 @@ fn noise(length: usize) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_may_take_longer_than_silence() {
     let (served, proxy) = stall().await;
-    let bytes = noise(24 << 20);
-    let what = Descriptor::new("", Digest::of(&bytes), bytes.len() as u64);
+    let (from_memory, in_a_file) = (noise(24 << 20), noise((24 << 20) + 1));
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), &bytes).unwrap();
+    std::fs::write(file.path(), &in_a_file).unwrap();
     let (silence, begun) = (Duration::from_secs(2), std::time::Instant::now());
-    for content in [Content::File(file.path().to_owned()), Content::Bytes(bytes)] {
+    for (bytes, content) in
+        [(&in_a_file, Content::File(file.path().to_owned())), (&from_memory, Content::Bytes(from_memory.clone()))]
+    {
+        let what = Descriptor::new("", Digest::of(bytes), bytes.len() as u64);
         set(&proxy, "PUT", "uploads", Fault::Sip(256 << 10, Duration::from_millis(80)), 1);
         client(silence).upload_blob(&reference(&proxy.host), &what, content, &Nobody).await.unwrap();
         assert!(proxy.used());
+        served.get(&format!("/v2/app/blobs/{}", what.digest)).await.is(200);
     }
     assert!(begun.elapsed() > silence * 6, "it was not slow");
-    served.get(&format!("/v2/app/blobs/{}", what.digest)).await.is(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,8 +80,8 @@ async fn silence_ends() {
     set(&proxy, "PUT", "manifests", Fault::Hang, ALWAYS);
     assert!(client.push_manifest(&reference, MANIFEST, b"{}", &Nobody).await.is_err());
     set(&proxy, "PUT", "uploads", Fault::Hang, ALWAYS);
-    let content = Content::Bytes(b"layer".to_vec());
-    assert!(client.upload_blob(&reference, &layer, content, &Nobody).await.is_err());
+    let (new, content) = (Descriptor::new("", Digest::of(b"new"), 3), Content::Bytes(b"new".to_vec()));
+    assert!(client.upload_blob(&reference, &new, content, &Nobody).await.is_err());
     set(&proxy, "GET", "blobs", Fault::Stall(2), ALWAYS);
     let error = client.blob(&reference, &layer, &Nobody, &mut Vec::new(), &mut |_| {}).await.unwrap_err();
     assert!(error.tries() == 2, "{error}");
@@ -113,10 +115,9 @@ async fn an_upload_that_was_cut_off_begins_anew() {
         let proxy = testkit::faults::start(&host);
         let reference = reference(&proxy.host);
         let client = Client::new();
-        for (number, fault) in
-            [(1, Fault::Cut(100_000)), (2, Fault::Status(503)), (3, Fault::Reset), (2, Fault::Cut(1))]
-        {
-            let bytes = noise(1_000_000 + number);
+        let faults = [(1, Fault::Cut(100_000)), (2, Fault::Status(503)), (3, Fault::Reset), (2, Fault::Cut(1))];
+        for (more, (number, fault)) in faults.into_iter().enumerate() {
+            let bytes = noise(1_000_000 + more);
             let what = Descriptor::new("", Digest::of(&bytes), bytes.len() as u64);
             set(&proxy, "PUT", "uploads", fault.clone(), number);
             client.upload_blob(&reference, &what, Content::Bytes(bytes), &Nobody).await.unwrap();

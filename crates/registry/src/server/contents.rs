@@ -90,8 +90,7 @@ impl Contents {
         // What takes long comes before anybody has to wait for it.
         self.storage.bring(&file, digest).await?;
         let _link = self.link().await;
-        self.storage.keep(file, digest).await?;
-        self.storage.write(format::link(name, digest), Vec::new()).await
+        self.storage.keep(file, digest, format::link(name, digest)).await
     }
 
     /// Gives the repository a blob that is in memory. The caller vouches for the digest.

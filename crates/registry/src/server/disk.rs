@@ -132,6 +132,9 @@ impl Disk {
 
     /// Writes a document: all of it, or nothing.
     pub fn write(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            return sync_folder(&self.mark(key)?);
+        }
         let temporary = self.temporary();
         let made = File::create(&temporary).and_then(|mut file| {
             file.write_all(bytes)?;
@@ -147,15 +150,39 @@ impl Disk {
 
     /// Gives a finished and synced file its key.
     pub fn place(&self, from: &Path, key: &str) -> io::Result<()> {
+        sync_folder(&self.rename(from, key)?)
+    }
+
+    /// The same, with an empty document that says who has it. Both wait for the disk together.
+    pub fn keep(&self, from: &Path, key: &str, mark: &str) -> io::Result<()> {
+        let folders = [self.rename(from, key)?, self.mark(mark)?];
+        folders.iter().try_for_each(|folder| sync_folder(folder))
+    }
+
+    /// Gives a file its key; the folder is to be synced.
+    fn rename(&self, from: &Path, key: &str) -> io::Result<PathBuf> {
+        self.in_folder(key, |path| fs::rename(from, path))
+    }
+
+    /// Makes an empty document, which can't be half there, or makes it young; the folder is to be synced.
+    fn mark(&self, key: &str) -> io::Result<PathBuf> {
+        self.in_folder(key, |path| {
+            let file = File::options().write(true).create(true).truncate(true).open(path)?;
+            file.set_modified(SystemTime::now())
+        })
+    }
+
+    /// Does something with a key's path once its folder is there, which it returns.
+    fn in_folder(&self, key: &str, work: impl Fn(&Path) -> io::Result<()>) -> io::Result<PathBuf> {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.root);
         // A collector may remove an empty folder right after it was made.
         for _ in 0..8 {
             make_folder(folder)?;
-            match fs::rename(from, &path) {
+            match work(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(at("put in place", &path, error)),
-                Ok(()) => return sync_folder(folder),
+                Ok(()) => return Ok(folder.to_owned()),
             }
         }
         Err(at("put in place", &path, io::ErrorKind::NotFound.into()))

@@ -127,16 +127,18 @@ impl Storage {
         }
     }
 
-    /// Makes a local file, after [`Storage::bring`], the blob of its digest.
-    pub async fn keep(&self, from: PathBuf, digest: &ContentDigest) -> io::Result<()> {
+    /// Makes a local file, after [`Storage::bring`], the blob of its digest, and writes the empty document `mark`.
+    pub async fn keep(&self, from: PathBuf, digest: &ContentDigest, mark: String) -> io::Result<()> {
         let key = format::blob(digest);
         match self {
-            Storage::Disk(disk) => blocking(disk, move |disk| disk.place(&from, &key)).await,
-            // A collector with next to no grace may have been there since.
-            Storage::Bucket(bucket) => match bucket.look(&key).await? {
-                Some(_) => Ok(()),
-                None => bucket.upload(&key, from).await,
-            },
+            Storage::Disk(disk) => blocking(disk, move |disk| disk.keep(&from, &key, &mark)).await,
+            Storage::Bucket(bucket) => {
+                // A collector with next to no grace may have been there since.
+                if bucket.look(&key).await?.is_none() {
+                    bucket.upload(&key, from).await?;
+                }
+                bucket.write(&mark, Vec::new()).await
+            }
         }
     }
 

@@ -178,7 +178,7 @@ impl Upload {
         data.file.set_len(data.size).map_err(failed)?;
         // Old bytes are a young blob.
         data.file.set_modified(SystemTime::now()).map_err(failed)?;
-        data.file.sync_all().map_err(failed)?;
+        data.file.sync_data().map_err(failed)?;
         Ok(path)
     }
 }
