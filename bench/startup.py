@@ -1,5 +1,5 @@
 """Writes crates/larder/startup.ld: which functions a cached build runs, so that the linker lays them side by side. Needs
-valgrind, as root, and a minute; worth it again when much has changed. What it names and is not there any more, does no harm.
+valgrind, as root, and some minutes; worth it again when much has changed. What it names and is not there any more, does no harm.
 
 Names go without the hashes that a compiler puts into them, and so stand for all instances of a generic function. Of our own
 crates whole modules are named: their functions come and go."""
@@ -8,6 +8,7 @@ import collections
 import itertools
 import os
 import re
+import shlex
 import subprocess
 import tempfile
 
@@ -18,15 +19,19 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 SCRIPT = os.path.join(HERE, "../crates/larder/startup.ld")
 
 
-def binary():
-    """The command with its symbols."""
-    subprocess.run(
-        ["cargo", "rustc", "--release", "--quiet", "-p", "larder", "--bin", "larder", "--", "-C", "strip=none"],
-        cwd=HERE,
-        check=True,
-    )
-    about = subprocess.check_output(["cargo", "metadata", "--no-deps", "--format-version=1"], cwd=HERE, text=True)
-    return os.path.join(re.search(r'"target_directory":"([^"]*)"', about)[1], "release/larder")
+def binary(work):
+    """The command with its symbols. The compiler is told as cargo told it: names have hashes of what it was told."""
+    os.utime(os.path.join(HERE, "../crates/larder/src/main.rs"))
+    build = ["cargo", "build", "--release", "-vv", "-p", "larder"]
+    said = subprocess.run(build, cwd=HERE, check=True, stderr=subprocess.PIPE, text=True).stderr
+    command = shlex.split(re.findall(r"Running `([^\n]* --crate-name larder [^\n]* bin [^\n]*)`", said)[-1])
+    first = next(i for i, word in enumerate(command) if "=" not in word)
+    env = dict(os.environ, **dict(word.split("=", 1) for word in command[:first]))
+    words = [word for word in command[first:] if not word.startswith(("--json", "--error-format", "--emit"))]
+    words[words.index("--out-dir") + 1] = work
+    words += ["--emit=link", "-C", "strip=none"]
+    subprocess.run(words, cwd=os.path.join(HERE, ".."), env=env, check=True)
+    return next(os.path.join(work, name) for name in os.listdir(work) if name.startswith("larder-"))
 
 
 def called(larder, work):
@@ -67,11 +72,12 @@ def pattern(name, own):
 
 
 def main():
-    larder = binary()
-    symbols = subprocess.check_output(["nm", "-S", larder], text=True)
-    sizes = {name: int(size, 16) for size, name in re.findall(r"^\S+ (\S+) [tT] (_[ZR]\S+)$", symbols, re.MULTILINE)}
     own = os.listdir(os.path.join(HERE, "../crates"))
     with tempfile.TemporaryDirectory(prefix="larder-startup-") as work:
+        larder = binary(work)
+        symbols = subprocess.check_output(["nm", "-S", larder], text=True)
+        found = re.findall(r"^\S+ (\S+) [tT] (_[ZR]\S+)$", symbols, re.MULTILINE)
+        sizes = {name: int(size, 16) for size, name in found}
         hot = {name: pattern(name, own) for name in called(larder, work) & sizes.keys()}
     whole, needed = collections.Counter(), collections.Counter()
     for name, size in sizes.items():
