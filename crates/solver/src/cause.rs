@@ -155,10 +155,11 @@ impl Cause {
                 write!(f, "it was built for {} and not for {wanted}", have.join(", "))
             }
             Cause::ParentChanged(ran) if *ran.cause == Cause::NeverBuilt => {
-                write!(f, "{} was never built here", ran.step)
+                write!(f, "{} was never built here", cut(&ran.step, 0))
             }
             Cause::ParentChanged(ran) => {
-                write!(f, "{} ran again, ", ran.step)?;
+                // Its whole name stands where it ran; the evidence keeps it, too.
+                write!(f, "{} ran again, ", cut(&ran.step, 0))?;
                 write!(f, "{}", ran.cause)
             }
             Cause::Requested { by } => write!(f, "{by} asks for it"),
@@ -257,5 +258,8 @@ mod tests {
         assert_eq!(arg.to_string(), "because ARG VERSION: 1.2 → 1.3");
         let parent = Cause::ParentChanged(Ran { step: "[deps 2/3] RUN fetch".into(), cause: Box::new(arg) });
         assert_eq!(parent.to_string(), "because [deps 2/3] RUN fetch ran again, because ARG VERSION: 1.2 → 1.3");
+        let long = Ran { step: format!("[deps 2/3] RUN {}", "fetch ".repeat(20)), cause: Box::new(Cause::NeverBuilt) };
+        let said = Cause::ParentChanged(long).to_string();
+        assert_eq!(said, "because [deps 2/3] RUN fetch fetch fetch fetch fetch fetch fetch fet… was never built here");
     }
 }

@@ -34,13 +34,13 @@ impl<W: Write + Send> Tty<W> {
         self.last = now;
         let (columns, rows) = window();
         let mut lines = self.picture(now, end, columns);
-        if !end && lines.len() + 1 > rows {
+        if !end {
             // The newest lines matter while it runs; the whole list is printed at the end.
-            lines.drain(..lines.len() + 1 - rows);
+            lines.drain(..surplus(lines.len(), rows));
         }
         let count = self.steps.in_order().count();
         let done = self.steps.in_order().filter(|s| s.completed.is_some()).count();
-        let state = if end { " FINISHED" } else { "" };
+        let state = if end && done == count { " FINISHED" } else { "" };
         let seconds = now.saturating_sub(self.began) as f64 / 1e6;
         let mut text = String::new();
         if self.drawn > 0 {
@@ -63,6 +63,7 @@ impl<W: Write + Send> Tty<W> {
             let mark = match (&step.error, step.cached, step.completed) {
                 (Some(_), ..) => "ERROR ",
                 (None, true, _) => "CACHED ",
+                (None, false, None) if end => "CANCELED ",
                 _ => "",
             };
             let colour = match (&step.error, step.completed) {
@@ -78,6 +79,12 @@ impl<W: Write + Send> Tty<W> {
         }
         lines
     }
+}
+
+/// How many of so many lines are too many beside the headline and the line of the cursor: a screen that moves up by itself
+/// can't be drawn over.
+fn surplus(lines: usize, rows: usize) -> usize {
+    (lines + 2).saturating_sub(rows).min(lines)
 }
 
 /// A step and, at the right edge, its time: a long name gives way to it.
@@ -161,6 +168,7 @@ mod tests {
         assert_eq!(fit("\x1b[31mabcdef", 4), "\x1b[31mabc");
         assert_eq!(fit("a\tb", 10), "ab");
         assert_eq!(headline("RUN x", 0.25, 16), "RUN x      0.2s");
+        assert_eq!([surplus(8, 10), surplus(9, 10), surplus(20, 10), surplus(3, 1)], [0, 1, 12, 3]);
         assert_eq!(headline("RUN a long command", 12.0, 16), "RUN a lon 12.0s");
     }
 }
