@@ -48,14 +48,7 @@ impl Options {
         let second = |url: &&str| version.is_some() || url.contains("results-receiver.actions.githubusercontent.com");
         let url = request.attribute("url_v2").or_else(|| request.attribute("url").filter(second));
         let url = url.map_or_else(|| request.required("url_v2"), Ok)?.to_owned();
-        let timeout = match request.attribute("timeout") {
-            None => Duration::from_secs(600),
-            Some(value) => {
-                let nanos = oci::time::duration(value).and_then(|nanos| u64::try_from(nanos).ok());
-                let bad = || request.bad("timeout", value, "expected a duration such as 10m");
-                Duration::from_nanos(nanos.ok_or_else(bad)?)
-            }
-        };
+        let timeout = request.duration("timeout", Duration::from_secs(600))?;
         let scope = request.attribute("scope").unwrap_or("buildkit").to_owned();
         Ok(Options { url, token: request.required("token")?.to_owned(), scope, timeout })
     }

@@ -18,6 +18,7 @@ mod tags;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use solver::Cause;
 
@@ -70,6 +71,12 @@ impl Request {
             Some("false" | "0") => Ok(false),
             Some(value) => Err(self.bad(name, value, "expected true or false")),
         }
+    }
+
+    fn duration(&self, name: &str, default: Duration) -> Result<Duration, Error> {
+        let Some(value) = self.attribute(name) else { return Ok(default) };
+        let nanos = oci::time::duration(value).and_then(|nanos| u64::try_from(nanos).ok());
+        nanos.map(Duration::from_nanos).ok_or_else(|| self.bad(name, value, "expected a duration such as 10m or 24h"))
     }
 
     fn bad(&self, name: &str, value: &str, reason: &str) -> Error {

@@ -64,14 +64,7 @@ impl Options {
                 _ => Err(request.bad(name, value, "expected a number above 0")),
             },
         };
-        let refresh = match request.attribute("touch_refresh") {
-            None => Duration::from_secs(24 * 3600),
-            Some(value) => {
-                let nanos = oci::time::duration(value).and_then(|nanos| u64::try_from(nanos).ok());
-                let bad = || request.bad("touch_refresh", value, "expected a duration such as 24h");
-                Duration::from_nanos(nanos.ok_or_else(bad)?)
-            }
-        };
+        let refresh = request.duration("touch_refresh", Duration::from_secs(24 * 3600))?;
         let (prefix, name) = (text("prefix").unwrap_or_default(), text("name"));
         let below = |name: &str, usual: &str| {
             let given = request.attributes.get(name).map_or(usual, String::as_str);
