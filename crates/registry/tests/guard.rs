@@ -140,3 +140,32 @@ async fn over_tls() {
     served.put("a", "v2", MANIFEST, &document).await.is(201);
     assert!(Tls::read(&key, &key).is_err());
 }
+
+/// A client of HTTP/2 hears why it is refused, also while it still sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_arrives_before_the_body_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((certificate, key)) = testkit::tls::certificate(folder.path()) else { return };
+    let users = folder.path().join("users");
+    std::fs::write(&users, testkit::registry::USERS).unwrap();
+    let served = served_with(|options| {
+        options.tls = Some(Tls::read(&certificate, &key).unwrap());
+        options.users = Some(Users::read(&users, Vec::new()).unwrap());
+    })
+    .await;
+    let body = folder.path().join("body");
+    std::fs::write(&body, vec![1; 3_000_000]).unwrap();
+    let (address, data) = (format!("{}/v2/a/blobs/uploads/", served.base), format!("@{}", body.display()));
+    let ask = move || {
+        let mut curl = std::process::Command::new("curl");
+        curl.args(["-sk", "--http2", "-o", "/dev/null", "-w", "%{http_code}", "--data-binary", &data, &address]);
+        curl.output()
+    };
+    for _ in 0..5 {
+        let Ok(output) = tokio::task::spawn_blocking(ask.clone()).await.unwrap() else {
+            eprintln!("SKIPPED: curl is missing");
+            return;
+        };
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "401");
+    }
+}

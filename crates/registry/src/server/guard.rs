@@ -6,11 +6,11 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use hyper::{Method, StatusCode};
 use tokio::sync::Semaphore;
 
 use super::answer::{Answer, json};
+use super::arriving::Arriving;
 use super::name::Repository;
 use super::refusal::Refusal;
 use super::route::{Query, Route};
@@ -216,7 +216,7 @@ impl Guard {
     }
 }
 
-async fn read_form(body: Incoming) -> Result<Query, Refusal> {
+async fn read_form(body: Arriving) -> Result<Query, Refusal> {
     let read = Limited::new(body, FORM).collect().await;
     let bytes = read.map_err(|error| Refusal::query_invalid(format!("the form can't be read: {error}")))?.to_bytes();
     Ok(Query::parse(&String::from_utf8_lossy(&bytes), true))

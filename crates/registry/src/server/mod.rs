@@ -6,6 +6,7 @@
 //! bytes all the same: a blob of the store becomes a blob here by a second name for its file ([`Neighbour`]).
 
 mod answer;
+mod arriving;
 mod bucket;
 mod collect;
 mod contents;

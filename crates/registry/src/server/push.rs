@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::StatusCode;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use tokio::sync::OwnedMutexGuard;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::answer::{Answer, With, empty};
+use super::arriving::Arriving;
 use super::contents::Manifest;
 use super::digest::{Algorithm, ContentDigest};
 use super::document::{self, LARGEST};
@@ -201,7 +202,7 @@ fn media_type_of(bytes: &[u8]) -> Result<String, Refusal> {
 }
 
 /// A body that is small enough to be in memory.
-async fn whole(mut body: Incoming) -> Result<Vec<u8>, Refusal> {
+async fn whole(mut body: Arriving) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     while let Some(piece) = next(&mut body).await? {
         bytes.extend_from_slice(&piece);
@@ -256,7 +257,7 @@ fn digits(text: &str) -> Option<u64> {
 }
 
 /// Writes a body at the end of an upload. What came before a connection broke stays, so that the client can go on there.
-async fn receive(upload: &Arc<Upload>, turn: OwnedMutexGuard<()>, mut body: Incoming) -> Result<(), Refusal> {
+async fn receive(upload: &Arc<Upload>, turn: OwnedMutexGuard<()>, mut body: Arriving) -> Result<(), Refusal> {
     // The turn goes with each write: if this request is given up, the next waits until its last write has ended.
     let turn = Arc::new(turn);
     let mut writing: Option<JoinHandle<std::io::Result<()>>> = None;
@@ -284,7 +285,7 @@ async fn receive(upload: &Arc<Upload>, turn: OwnedMutexGuard<()>, mut body: Inco
 }
 
 /// The next bytes of a body, and how it ended if it did.
-async fn gather(body: &mut Incoming) -> (Vec<Bytes>, Option<Result<(), Refusal>>) {
+async fn gather(body: &mut Arriving) -> (Vec<Bytes>, Option<Result<(), Refusal>>) {
     let (mut pieces, mut size) = (Vec::new(), 0);
     while size < BATCH {
         match next(body).await {
@@ -299,7 +300,7 @@ async fn gather(body: &mut Incoming) -> (Vec<Bytes>, Option<Result<(), Refusal>>
     (pieces, None)
 }
 
-async fn next(body: &mut Incoming) -> Result<Option<Bytes>, Refusal> {
+async fn next(body: &mut Arriving) -> Result<Option<Bytes>, Refusal> {
     loop {
         let frame = tokio::time::timeout(SILENCE, body.frame()).await;
         let frame = frame.map_err(|_| Refusal::upload_invalid(format!("nothing came for {SILENCE:?}")))?;

@@ -9,6 +9,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 
 use super::answer::{Answer, With, json, refused};
+use super::arriving::Arriving;
 use super::refusal::Refusal;
 use super::route::{Query, Route};
 use super::{Event, Registry, discover, guard, join, manage, pull, push};
@@ -20,7 +21,7 @@ pub struct Ask {
     /// The query.
     pub query: Query,
     /// What follows.
-    pub body: Incoming,
+    pub body: Arriving,
 }
 
 impl Ask {
@@ -57,7 +58,7 @@ async fn dispatch(registry: &Arc<Registry>, request: Request<Incoming>) -> Resul
     let (parts, body) = request.into_parts();
     let route = Route::parse(parts.uri.path())?;
     let query = Query::parse(parts.uri.query().unwrap_or_default(), route == Route::Token);
-    let ask = Ask { parts, query, body };
+    let ask = Ask { parts, query, body: Arriving::new(body) };
     let caller = guard::enter(registry, &ask, &route).await?;
     let method = ask.parts.method.clone();
     match (&method, route) {

@@ -80,6 +80,9 @@ impl Users {
             }
             hashes.insert(user.to_owned(), hash.trim().to_owned());
         }
+        if hashes.is_empty() {
+            return Err(bad("it has no user: `htpasswd -B FILE USER` adds one".to_owned()));
+        }
         Ok(Users { hashes, rules, known: Mutex::default() })
     }
 
