@@ -1,5 +1,6 @@
 """Larder alone: a store of 5,000 steps, and builds beside few and very many records of others."""
 
+import contextlib
 import os
 import statistics
 import subprocess
@@ -14,8 +15,10 @@ def store(options, *args):
 
 
 def ready(options, work, root):
-    """Seconds from a daemon's start until its socket is there."""
+    """Seconds from a daemon's start until its socket is there; one that an earlier daemon left does not count."""
     path = os.path.join(work, "ready.sock")
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
     begun = time.perf_counter()
     command = [options.larder, "--root", root, "daemon", "--addr", "unix://" + path]
     daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
