@@ -46,7 +46,7 @@ static TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
 /// Written beside its name and renamed when whole; removed when dropped before.
 pub struct WholeFile {
-    file: std::fs::File,
+    file: io::BufWriter<std::fs::File>,
     temporary: Option<PathBuf>,
     path: PathBuf,
 }
@@ -60,14 +60,19 @@ impl WholeFile {
         // A device or a pipe (`/dev/null`) is written in place: renaming over it would replace it.
         if path.exists() && !path.is_file() {
             let file = std::fs::OpenOptions::new().write(true).open(path).map_err(error)?;
-            return Ok(WholeFile { file, temporary: None, path: path.to_owned() });
+            return Ok(WholeFile { file: buffered(file), temporary: None, path: path.to_owned() });
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let count = TEMPORARY.fetch_add(1, Ordering::Relaxed);
         let temporary = path.with_file_name(format!(".{name}.larder-{}-{count}", std::process::id()));
         let file = std::fs::File::create(&temporary).map_err(error)?;
-        Ok(WholeFile { file, temporary: Some(temporary), path: path.to_owned() })
+        Ok(WholeFile { file: buffered(file), temporary: Some(temporary), path: path.to_owned() })
     }
+}
+
+/// Archives come in pieces of 8 KiB and less: one call to the kernel for many.
+fn buffered(file: std::fs::File) -> io::BufWriter<std::fs::File> {
+    io::BufWriter::with_capacity(1 << 20, file)
 }
 
 impl Write for WholeFile {
@@ -81,6 +86,7 @@ impl Write for WholeFile {
 
 impl Output for WholeFile {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
+        self.file.flush()?;
         if let Some(temporary) = &self.temporary {
             std::fs::rename(temporary, &self.path)?;
             self.temporary = None;
