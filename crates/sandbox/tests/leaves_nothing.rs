@@ -131,13 +131,13 @@ fn killing_the_parent_kills_the_step() {
     // Both sleeps; the victim's environment isn't in its command line.
     wait_until("the start", || processes(&marker) >= 2);
     let owner = victim.id();
-    let had_groups = cgroups(owner) > 0;
     victim.kill().unwrap();
     victim.wait().unwrap();
     wait_until("the step's death", || processes(&marker) == 0);
-    assert_eq!(cgroups(owner) > 0, had_groups, "a killed parent cannot clean up");
-    let swept = sandbox::sweep(None);
-    assert_eq!(cgroups(owner), 0, "{swept:?}");
-    assert!(!had_groups || swept.cgroups > 0, "{swept:?}");
+    // A group goes when the last of its dead is buried; the first run of another test may have swept it as well.
+    wait_until("the sweep", || {
+        sandbox::sweep(None);
+        cgroups(owner) == 0
+    });
     std::fs::remove_dir_all(std::env::temp_dir().join(format!("sandbox-test-base-{owner}"))).unwrap();
 }
