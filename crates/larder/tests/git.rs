@@ -285,6 +285,11 @@ fn web(response: Vec<u8>) -> String {
     url
 }
 
+/// A digest as causes show it.
+fn short(bytes: &[u8]) -> String {
+    format!("sha256:{}", oci::Digest::of(bytes).short())
+}
+
 /// An archive: from the web, and on standard input.
 #[test]
 fn archives_as_contexts() {
@@ -298,13 +303,20 @@ fn archives_as_contexts() {
     let output = format!("type=local,dest={}", out.display());
     kitchen.larder(&["build", "-o", &output, &url]).ok();
     assert_eq!(text(&out.join("f")), "packed");
-    for (input, expected) in [(packed, "packed"), (b"FROM scratch\nCOPY <<EOF /f\nalone\nEOF\n".to_vec(), "alone")] {
+    kitchen.write("f", "packed anew");
+    let anew = Command::new("tar").args(["-c", "."]).current_dir(kitchen.context()).output().unwrap().stdout;
+    let moved = format!("because standard input moved {} → {}", short(&packed), short(&anew));
+    for (input, expected) in [(packed, "packed"), (anew, "packed anew"), (b"FROM scratch\nCOPY <<EOF /f\nalone\nEOF\n".to_vec(), "alone")] {
         std::fs::remove_dir_all(&out).unwrap();
         let mut build = kitchen.command(&kitchen.root(), &["build", "-o", &output, "-"]);
         let mut build = build.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         build.stdin.take().unwrap().write_all(&input).unwrap();
         crate::kitchen::Ran::of(build.wait_with_output().unwrap()).ok();
         assert_eq!(text(&out.join("f")), expected);
+        if expected == "packed anew" {
+            let said = kitchen.larder(&["explain"]).ok().stdout;
+            assert!(said.contains(&moved), "{moved}\n{said}");
+        }
     }
 }
 

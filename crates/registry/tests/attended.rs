@@ -4,24 +4,13 @@
 use std::time::Duration;
 
 use oci::{Descriptor, Digest, Reference};
-use registry::{Client, Content, Error, Login};
+use registry::{Client, Content, Error};
 use testkit::faults::{Fault, Proxy, Rule};
 
-use crate::served::{MANIFEST, Served, served};
+use crate::served::{MANIFEST, Nobody, Served, served};
 
 /// Every time.
 const ALWAYS: usize = 1_000;
-
-struct Nobody;
-
-impl Login for Nobody {
-    fn credentials<'a>(
-        &'a self,
-        _: &'a str,
-    ) -> futures_util::future::BoxFuture<'a, Result<Option<(String, String)>, String>> {
-        Box::pin(async { Ok(None) })
-    }
-}
 
 /// A registry behind a proxy.
 async fn stall() -> (Served, Proxy) {

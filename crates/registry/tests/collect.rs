@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use registry::server::Collected;
+
 use crate::served::{INDEX, MANIFEST, Served, descriptor, in_bucket, served_with, sha256};
 
 #[tokio::test]
@@ -61,22 +63,32 @@ const GRACE: Duration = Duration::from_millis(150);
 
 async fn pushing(served: Served, rounds: usize) {
     let served = Arc::new(served);
+    let clients = (0..4).map(|client| push_check_delete(served.clone(), client, rounds));
+    let removed = while_collecting(&served, |collected| collected.removed.len(), clients).await;
+    assert!(removed > 0, "the collector never had anything to do");
+}
+
+/// Runs `clients` side by side beside a collector that never rests; says how much it took away, as `count` counts.
+async fn while_collecting<C: Future<Output = ()> + Send + 'static>(
+    served: &Arc<Served>,
+    count: fn(&Collected) -> usize,
+    clients: impl Iterator<Item = C>,
+) -> usize {
     let removed = Arc::new(AtomicUsize::new(0));
     let collector = {
         let (served, removed) = (served.clone(), removed.clone());
         tokio::spawn(async move {
             loop {
                 let collected = served.registry.collect(false).await.unwrap();
-                removed.fetch_add(collected.removed.len(), Ordering::SeqCst);
+                removed.fetch_add(count(&collected), Ordering::SeqCst);
             }
         })
     };
-    let clients = (0..4).map(|client| tokio::spawn(push_check_delete(served.clone(), client, rounds)));
-    for client in clients.collect::<Vec<_>>() {
+    for client in clients.map(tokio::spawn).collect::<Vec<_>>() {
         client.await.unwrap();
     }
     collector.abort();
-    assert!(removed.load(Ordering::SeqCst) > 0, "the collector never had anything to do");
+    removed.load(Ordering::SeqCst)
 }
 
 async fn push_check_delete(served: Arc<Served>, client: usize, rounds: usize) {
@@ -109,26 +121,14 @@ async fn push_check_delete(served: Arc<Served>, client: usize, rounds: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_was_said_to_be_here_stays() {
     let served = Arc::new(served_with(|options| options.grace = Duration::from_secs(3600)).await);
-    let removed = Arc::new(AtomicUsize::new(0));
-    let collector = {
-        let (served, removed) = (served.clone(), removed.clone());
-        tokio::spawn(async move {
-            loop {
-                let collected = served.registry.collect(false).await.unwrap();
-                removed.fetch_add(collected.unlinked.len() + collected.removed.len(), Ordering::SeqCst);
-            }
-        })
-    };
-    let clients = (0..3).map(|client| tokio::spawn(age_ask_refer(served.clone(), client)));
-    for client in clients.collect::<Vec<_>>() {
-        client.await.unwrap();
-    }
-    collector.abort();
+    let clients = (0..3).map(|client| age_ask_refer(served.clone(), client));
+    let count = |collected: &Collected| collected.unlinked.len() + collected.removed.len();
+    let mut removed = while_collecting(&served, count, clients).await;
     // What nobody asked about goes, if it has not gone already.
     served.blob("left", b"left").await;
     age(&served, "left", &sha256(b"left"));
-    removed.fetch_add(served.registry.collect(false).await.unwrap().removed.len(), Ordering::SeqCst);
-    assert!(removed.load(Ordering::SeqCst) > 0, "the collector never had anything to do");
+    removed += served.registry.collect(false).await.unwrap().removed.len();
+    assert!(removed > 0, "the collector never had anything to do");
 }
 
 async fn age_ask_refer(served: Arc<Served>, client: usize) {

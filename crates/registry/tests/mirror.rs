@@ -2,21 +2,10 @@
 
 use std::sync::Arc;
 
+use registry::Client;
 use registry::server::Mirrors;
-use registry::{Client, Login};
 
-use crate::served::{MANIFEST, Served, served, served_with, sha256};
-
-struct Nobody;
-
-impl Login for Nobody {
-    fn credentials<'a>(
-        &'a self,
-        _: &'a str,
-    ) -> futures_util::future::BoxFuture<'a, Result<Option<(String, String)>, String>> {
-        Box::pin(async { Ok(None) })
-    }
-}
+use crate::served::{MANIFEST, Nobody, Served, served, served_with, sha256};
 
 async fn mirror_of(host: &str) -> Arc<Served> {
     let hosts = vec![("hub".to_owned(), host.to_owned())];

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use registry::Login;
 use registry::s3::{Address, Bucket, Keys};
 use registry::server::{Options, Place, Registry};
 use reqwest::header::HeaderMap;
@@ -23,6 +25,15 @@ pub struct Served {
     /// What keeps its bytes, where that is a bucket.
     pub bucket: Option<testkit::s3::Server>,
     _folder: tempfile::TempDir,
+}
+
+/// Who has no credentials.
+pub struct Nobody;
+
+impl Login for Nobody {
+    fn credentials<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<(String, String)>, String>> {
+        Box::pin(async { Ok(None) })
+    }
 }
 
 /// An answer, read to its end.

@@ -19,7 +19,7 @@ fn main() {
     fs::create_dir_all(base.join("bin")).unwrap();
     fs::copy("/bin/busybox", base.join("bin/busybox")).unwrap();
     symlink("busybox", base.join("bin/true")).unwrap();
-    let sandbox = Sandbox::new(Config::default()).unwrap();
+    let sandbox = Sandbox::new(Config::default());
     println!("ballast {} MiB, {:?}", ballast.len() >> 20, sandbox.abilities());
     println!("{:<44} {:>8} {:>8}", "", "median", "min");
     let plain = |_: &mut Spec| {};

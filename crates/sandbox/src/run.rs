@@ -115,8 +115,8 @@ impl std::fmt::Debug for Filter {
 
 impl Sandbox {
     /// Free: the first run looks at what the machine can do, and many a build runs nothing.
-    pub fn new(config: Config) -> Result<Sandbox, Error> {
-        Ok(Sandbox { config, abilities: OnceLock::new(), groups: OnceLock::new(), filter: OnceLock::new() })
+    pub fn new(config: Config) -> Sandbox {
+        Sandbox { config, abilities: OnceLock::new(), groups: OnceLock::new(), filter: OnceLock::new() }
     }
 
     /// What this machine can do.

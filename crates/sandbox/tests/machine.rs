@@ -26,7 +26,7 @@ pub struct Ran {
 
 pub fn sandbox() -> &'static Sandbox {
     static SANDBOX: OnceLock<Sandbox> = OnceLock::new();
-    SANDBOX.get_or_init(|| Sandbox::new(Config::default()).unwrap())
+    SANDBOX.get_or_init(|| Sandbox::new(Config::default()))
 }
 
 /// Fills `base` with busybox and a few files of a small distribution.

@@ -43,12 +43,18 @@ pub fn explain(wanted: &Ingredients, reason: &Reason, facts: &Facts<'_>) -> Caus
     let same = facts.earlier.iter().filter(|old| verb(old) == verb(wanted));
     let nearest = same.map(|old| (*old, own_changes(old, wanted, facts))).min_by_key(|(_, changes)| changes.len());
     let Some((nearest, changes)) = nearest else { return Cause::NeverBuilt };
-    if let Some(cause) = changes.into_iter().next() {
+    let (moved, own): (Vec<Cause>, Vec<Cause>) =
+        changes.into_iter().partition(|cause| matches!(cause, Cause::SourceMoved { .. }));
+    if let Some(cause) = own.into_iter().next() {
         return cause;
     }
     // Its own parts are as they were: what differs is beneath it.
     if let Some(ran) = facts.ran.first() {
         return parent(ran);
+    }
+    // A source that moved may have left the files as they were that are taken of it: where nothing else differs, it did not.
+    if let Some(cause) = moved.into_iter().next() {
+        return cause;
     }
     // The same parts on inputs that are hits, but other hits than last time (an older state was restored, say).
     let other = wanted.parents.iter().zip(&nearest.parents).find(|(new, old)| new.key != old.key);
@@ -103,7 +109,7 @@ fn own_changes(old: &Ingredients, new: &Ingredients, facts: &Facts<'_>) -> Vec<C
 fn rank(cause: &Cause) -> u8 {
     match cause {
         Cause::PlatformDiffers { .. } => 0,
-        Cause::BaseImageMoved { .. } | Cause::SourceMoved { .. } => 1,
+        Cause::BaseImageMoved { .. } => 1,
         Cause::ArgChanged { .. } => 2,
         Cause::InstructionChanged { .. } => 3,
         Cause::EnvChanged { .. } => 4,

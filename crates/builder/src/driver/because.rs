@@ -31,9 +31,19 @@ impl State {
             let name = self.vertex(&edge.vertex).map(|v| v.name()).unwrap_or_default();
             let link = save.links.iter().find(|(_, link, _)| link.input as usize == i);
             list.parents.push(Parent { name, key: link.map(|(key, ..)| *key) });
-            list.parts.extend(self.sources.get(&edge.vertex).and_then(|source| source.part()));
+            list.parts.extend(self.source_part(&edge.vertex));
         }
         list
+    }
+
+    /// What a source is now; what was only unpacked from one is named by it.
+    fn source_part(&self, step: &oci::Digest) -> Option<Part> {
+        let part = |step: &oci::Digest| self.sources.get(step).and_then(|source| source.part());
+        part(step).or_else(|| {
+            let vertex = self.vertex(step)?;
+            let [archive] = vertex.inputs.as_slice() else { return None };
+            part(&archive.vertex).filter(|_| matches!(vertex.kind(), Some(Kind::File(_))))
+        })
     }
 
     /// Inputs that ran, by name.

@@ -110,9 +110,10 @@ impl Pinned {
         vec![key::http_key(&self.name, self.perm, self.owner, &self.digest, &time, &self.asking)]
     }
 
-    /// Where it is.
-    pub fn url(&self) -> &str {
-        &self.url
+    /// Where it is, for people. What a client sends comes from its standard input, and the name it has on the way is new
+    /// each time.
+    pub fn shown(&self) -> &str {
+        if self.url.starts_with(UPLOAD) { "standard input" } else { &self.url }
     }
 
     /// Digest of its bytes.

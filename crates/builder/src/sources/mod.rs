@@ -77,7 +77,7 @@ impl Source {
                 Part::Base { reference, digest }
             }
             Source::Git(git) => Part::Source { name: git.shown(), version: git.commit().to_owned() },
-            Source::Http(file) => Part::Source { name: redact(file.url()), version: file.digest().to_string() },
+            Source::Http(file) => Part::Source { name: redact(file.shown()), version: file.digest().to_string() },
             Source::Local => return None,
         })
     }

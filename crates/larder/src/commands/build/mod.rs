@@ -44,7 +44,7 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
     let done = match place {
         Place::Here(store) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let sandbox = sandbox::Sandbox::new(sandbox::Config::default()).map_err(Failure::failed)?;
+            let sandbox = sandbox::Sandbox::new(sandbox::Config::default());
             let engine = configuration::engine(config, store, sandbox)?;
             let session = Arc::new(plan.session);
             let is_question = plan.call.is_some();

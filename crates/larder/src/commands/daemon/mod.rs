@@ -148,7 +148,7 @@ fn start(root: &Path, config: Config, options: &Options, usual: &str) -> Result<
     }
     let cgroup_parent = Some(worker.default_cgroup_parent.clone()).filter(|parent| !parent.is_empty());
     let sandbox = sandbox::Config { cgroup_parent, ..sandbox::Config::default() };
-    let sandbox = sandbox::Sandbox::new(sandbox).map_err(Failure::failed)?;
+    let sandbox = sandbox::Sandbox::new(sandbox);
     let engine = configuration::engine(&config, store, sandbox)?;
     let daemon = Daemon::new(engine.clone(), settings);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
