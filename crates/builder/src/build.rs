@@ -116,11 +116,16 @@ pub struct Build {
     emptied: Mutex<BTreeSet<String>>,
 }
 
-/// Builds in one go.
+/// Builds in one go. A Dockerfile that is for another frontend is [`Error::Elsewhere`], and nothing is left of the try: the
+/// same request may be given to whoever has that frontend.
 pub fn build(engine: &Arc<Engine>, session: session::Shared, events: Events, request: Request) -> Doing<'_, Response> {
     Box::pin(async move {
         let build = Build::begin(engine, session, events, request)?;
         let outcome = build.run().await;
+        if let Err(Error::Elsewhere { .. }) = outcome {
+            build.forget();
+            return outcome;
+        }
         let finish = move || Ok::<_, Error>((build.finish(&outcome), outcome));
         let (ended, outcome) = blocking("ended a build", finish).await?;
         ended?;
@@ -141,21 +146,13 @@ pub fn ask(
         let question = attributes.get("requestid").map(String::as_str).unwrap_or_default();
         match build.question(question, attributes, inputs).await? {
             questions::Answered::Told(answer) => Ok(answer),
-            questions::Answered::Elsewhere(image) => Err(elsewhere(&image.line)),
+            questions::Answered::Elsewhere(image) => Err(Error::Elsewhere { line: image.line }),
             questions::Answered::Unknown => {
                 let name = question.trim_start_matches("frontend.");
                 Err(Error::Request(format!("the Dockerfile frontend knows no question `{name}`")))
             }
         }
     })
-}
-
-/// Where a frontend in an image would have to run.
-fn elsewhere(line: &str) -> Error {
-    Error::Failed(format!(
-        "the Dockerfile asks for the frontend {line}, an image: start `larder daemon`, through which this same command runs \
-         it, or remove the line `# syntax=` for larder's own frontend"
-    ))
 }
 
 impl Build {
@@ -195,12 +192,15 @@ impl Build {
     /// The Dockerfile frontend with its attributes, then everything up to the outputs.
     pub fn run(&self) -> Doing<'_, Response> {
         Box::pin(async move {
-            let made = self.make().await;
-            if made.is_err() {
-                // What succeeded is not lost, and the failure is what counts.
-                let _shown = self.export_caches(false).await;
+            match self.make().await {
+                Ok(made) => self.export(made).await,
+                Err(error @ Error::Elsewhere { .. }) => Err(error),
+                Err(error) => {
+                    // What succeeded is not lost, and the failure is what counts.
+                    let _shown = self.export_caches(false).await;
+                    Err(error)
+                }
             }
-            self.export(made?).await
         })
     }
 
@@ -208,7 +208,7 @@ impl Build {
         let (attributes, inputs) = (&self.request.attributes, &self.request.inputs);
         let targets = match self.dockerfile(attributes, inputs).await? {
             Made::Targets(targets) => targets,
-            Made::Elsewhere(image) => return Err(elsewhere(&image.line)),
+            Made::Elsewhere(image) => return Err(Error::Elsewhere { line: image.line }),
         };
         let origin = Arc::new(self.origin(Some(self.call("dockerfile.v0", attributes, inputs))));
         let several = targets.len() > 1;
@@ -444,6 +444,13 @@ impl Build {
     pub fn tell_failure(&self, code: i32, status: &[u8]) -> Result<(), Error> {
         let Some(keeper) = &self.keeper else { return Ok(()) };
         keeper.failed(&self.engine.store, code, status)
+    }
+
+    /// Keeps nothing of it.
+    fn forget(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.forget();
+        }
     }
 
     /// Ends the build's history. Called twice, the first outcome stays.

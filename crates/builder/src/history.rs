@@ -223,6 +223,11 @@ impl Keeper {
         Ok(())
     }
 
+    /// Writes no history: another may begin under the same name, whoever still tells of events.
+    pub(crate) fn forget(&self) {
+        self.lock().writer = None;
+    }
+
     /// Ends the history.
     pub(crate) fn finish(
         &self,

@@ -72,6 +72,9 @@ pub enum Error {
     /// What was asked for is fine, and something went wrong on the way.
     #[error("{0}")]
     Failed(String),
+    /// The Dockerfile is for a frontend in an image. Whoever hosts one (the daemon's bridge) builds it.
+    #[error("the Dockerfile asks for the frontend {line}, an image, which is not run here")]
+    Elsewhere { line: String },
     #[error("cancelled")]
     Cancelled,
     #[error("a worker thread of larder ended early while it did {what}: this is a defect of larder, please report it")]

@@ -14,6 +14,7 @@ mod history;
 mod jobs;
 mod listen;
 pub mod policies;
+mod private;
 pub mod questions;
 mod refusal;
 mod session;

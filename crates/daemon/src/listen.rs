@@ -232,7 +232,8 @@ async fn within<E>(serving: impl Future<Output = Result<(), E>>, overdue: impl F
     }
 }
 
-fn router(daemon: Daemon, server: Server) -> Router {
+/// Every service, for whichever connections.
+pub(crate) fn router(daemon: Daemon, server: Server) -> Router {
     let control =
         ControlServer::new(daemon.clone()).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let control = Versioned { inner: control, version: workers::full_version() };

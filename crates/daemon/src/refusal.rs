@@ -89,8 +89,16 @@ impl Told {
     }
 }
 
-/// An error of which a status tells no more than its words.
-pub fn plain(status: &Status, text: String) -> Error {
+/// An error of which a status tells no more than its words, and perhaps where it stands.
+pub fn worded(status: &Status, text: String) -> Error {
+    let error = plain(status, text);
+    match place(status) {
+        Some(place) => Error::Placed { place: Box::new(place), error: Box::new(error) },
+        None => error,
+    }
+}
+
+fn plain(status: &Status, text: String) -> Error {
     if status.code() == Code::InvalidArgument { Error::Request(text) } else { Error::Failed(text) }
 }
 

@@ -1,11 +1,15 @@
-//! Frontends in images, under real clients: a small one of our own (`examples/frontend.rs`), with the libraries that it
-//! needs, in an image of the daemon's store.
+//! Frontends in images, under real clients and without a daemon: a small one of our own (`examples/frontend.rs`), with the
+//! libraries that it needs, in an image of the store.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::buildx::each;
-use crate::kitchen::Kitchen;
+use crate::kitchen::{Kitchen, Ran};
+use crate::leaves::{cgroups, eventually, nothing, processes};
 
 /// Builds the image `mine/frontend` into the kitchen's store; `None`, and loudly, where the program was not built.
 fn image(kitchen: &Kitchen) -> Option<()> {
@@ -77,4 +81,88 @@ fn an_image_that_is_no_frontend() {
         kitchen.write("Dockerfile", "FROM base\nRUN true\n");
         daemon.build(&[]).ok();
     });
+}
+
+/// Two stages, of which the frontend builds the first.
+const TWO: &str = "# syntax=mine/frontend:v1\nFROM base AS inner\nARG fail\nCOPY seed /\n\
+    RUN --mount=type=secret,id=word cat /run/secrets/word /seed > /which\nFROM base\nRUN echo last > /which\n";
+
+#[test]
+fn without_a_daemon() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(()) = image(&kitchen) else { return };
+    kitchen.write("Dockerfile", TWO);
+    kitchen.write("seed", "one\n");
+    kitchen.write("secret", "hush ");
+    let (secret, metadata) = (format!("id=word,src={}/secret", kitchen.context().display()), kitchen.path("metadata"));
+    let args = ["--secret", &secret, "--metadata-file", metadata.to_str().unwrap()];
+    let which = |args: &[&str]| std::fs::read_to_string(kitchen.files(args).join("which")).unwrap();
+    assert_eq!(which(&args), "hush one\n");
+    let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&metadata).unwrap()).unwrap();
+    let provenance = told["buildx.build.provenance"].to_string();
+    assert!(provenance.contains("\"target\":\"inner\""), "{told}");
+
+    // It is one build as any other: kept once, explained, and cached the next time.
+    let builds = || kitchen.larder(&["history", "ls"]).ok().stdout.lines().count() - 1;
+    let kept = builds();
+    assert_eq!(kitchen.cause("COPY seed"), "NeverBuilt");
+    let again = kitchen.build(&args).ok();
+    assert_eq!((again.missed(), builds()), (0, kept + 1), "{}", again.stderr);
+    assert!(again.stderr.contains("the frontend speaks"), "{}", again.stderr);
+    let loads = again.stderr.lines().filter(|line| line.contains("load build definition"));
+    assert_eq!(loads.count(), 1, "{}", again.stderr);
+    kitchen.build(&[&args[..], &["--fail-on-miss"]].concat()).ok();
+    kitchen.write("seed", "two\n");
+    let missed = kitchen.build(&[&args[..], &["--fail-on-miss"]].concat());
+    assert!(missed.code == 3 && missed.stderr.contains("COPY seed"), "{} {}", missed.code, missed.stderr);
+    assert_eq!(which(&args), "hush two\n");
+    assert_eq!(kitchen.cause("COPY seed"), "FilesChanged");
+
+    // A question is the frontend's to answer, and its failures are the build's.
+    let targets = kitchen.build(&["--call", "targets"]).ok();
+    assert!(targets.stdout.contains("inner"), "{}", targets.stdout);
+    let refused = kitchen.build(&["--build-arg", "fail=1"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("the frontend does not want to"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("Dockerfile:1"), "{}", refused.stderr);
+    assert_eq!(builds(), kept + 5);
+
+    // What the Dockerfile is read from makes no difference.
+    let mut tar = tar::Builder::new(Vec::new());
+    tar.append_dir_all(".", kitchen.context()).unwrap();
+    std::fs::write(kitchen.path("tar"), tar.into_inner().unwrap()).unwrap();
+    let mut command = kitchen.command(&kitchen.root(), &["build", "--progress", "plain", "--secret", &secret, "-"]);
+    let ran = Ran::of(command.stdin(std::fs::File::open(kitchen.path("tar")).unwrap()).output().unwrap()).ok();
+    assert!(ran.stderr.contains("the frontend speaks"), "{}", ran.stderr);
+    nothing(&kitchen.root());
+
+    // An operator may forbid it here as well.
+    std::fs::write(kitchen.path("larder.toml"), "[frontend.\"gateway.v0\"]\nenabled = false\n").unwrap();
+    let config = kitchen.path("larder.toml");
+    let forbidden = kitchen.build(&["--config", config.to_str().unwrap()]);
+    assert!(forbidden.stderr.contains("is not an allowed gateway source"), "{}", forbidden.stderr);
+}
+
+#[test]
+fn without_a_daemon_and_interrupted() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(()) = image(&kitchen) else { return };
+    let mark = format!("sleep 6{:06}", std::process::id());
+    let text = format!(
+        "# syntax=mine/frontend:v1\nFROM base AS inner\nRUN (trap '' INT TERM; echo ready; {mark})\nFROM base\n"
+    );
+    kitchen.write("Dockerfile", &text);
+    let context = kitchen.context();
+    let mut command = kitchen.command(&kitchen.root(), &["build", "--progress", "plain", context.to_str().unwrap()]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with(" ready")), "the step never began");
+    std::thread::spawn(move || lines.for_each(drop));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    eventually("a process of the step is left", || processes(&mark) == 0);
+    assert_eq!(cgroups(child.id()), Vec::<PathBuf>::new());
+    nothing(&kitchen.root());
+    let builds = kitchen.larder(&["history", "ls"]).ok().stdout;
+    assert!(builds.lines().any(|line| line.contains("context  Error")), "{builds}");
 }

@@ -306,7 +306,9 @@ fn archives_as_contexts() {
     kitchen.write("f", "packed anew");
     let anew = Command::new("tar").args(["-c", "."]).current_dir(kitchen.context()).output().unwrap().stdout;
     let moved = format!("because standard input moved {} → {}", short(&packed), short(&anew));
-    for (input, expected) in [(packed, "packed"), (anew, "packed anew"), (b"FROM scratch\nCOPY <<EOF /f\nalone\nEOF\n".to_vec(), "alone")] {
+    for (input, expected) in
+        [(packed, "packed"), (anew, "packed anew"), (b"FROM scratch\nCOPY <<EOF /f\nalone\nEOF\n".to_vec(), "alone")]
+    {
         std::fs::remove_dir_all(&out).unwrap();
         let mut build = kitchen.command(&kitchen.root(), &["build", "-o", &output, "-"]);
         let mut build = build.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

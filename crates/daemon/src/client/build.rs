@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 
 use super::{Client, offer, status};
 use crate::questions::Question;
-use crate::refusal::{Told, plain};
+use crate::refusal::{Told, worded};
 use crate::session::nearby::{self, Nearby};
 use crate::session::tunnel;
 
@@ -131,7 +131,7 @@ impl Client {
 
     /// A failure as the same build in this process would give it.
     pub(super) fn told(&self, status: &Status) -> Error {
-        Told::read(status).unwrap_or_else(|| plain(status, self.said(status)))
+        Told::read(status).unwrap_or_else(|| worded(status, self.said(status)))
     }
 
     /// The same for any daemon and any request, and a failure as the daemon words it.

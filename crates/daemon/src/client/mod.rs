@@ -49,6 +49,8 @@ const HEADER: u32 = 16 << 20;
 pub enum Error {
     #[error(transparent)]
     Address(#[from] crate::address::Error),
+    #[error("can't make sockets for a daemon in this process: {0}")]
+    Private(std::io::Error),
     #[error("no daemon answers on {address}: {reason}")]
     Unreachable { address: String, reason: String },
     #[error("the daemon on {address} refused: {reason}")]
@@ -95,18 +97,24 @@ impl From<Prune> for PruneRequest {
     }
 }
 
+/// What a connection without a host on a network is asked for.
+const LOCAL: &str = "http://localhost";
+
+fn endpoint(uri: &str) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(uri.to_owned())?.user_agent(USER_AGENT)?;
+    let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true).http2_max_header_list_size(HEADER);
+    Ok(endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW))
+}
+
+fn unreachable(address: &impl ToString, error: &tonic::transport::Error) -> Error {
+    let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Error::Unreachable { address: address.to_string(), reason }
+}
+
 impl Client {
     /// Connects. TCP that others can reach wants `tls`.
     pub async fn connect(address: &Address, tls: Option<&ClientTls>) -> Result<Client, Error> {
-        let unreachable = |e: tonic::transport::Error| Error::Unreachable {
-            address: address.to_string(),
-            reason: std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string),
-        };
-        let endpoint = |uri: String| {
-            let endpoint = Endpoint::from_shared(uri)?.user_agent(USER_AGENT)?;
-            let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true).http2_max_header_list_size(HEADER);
-            Ok(endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW))
-        };
+        let unreachable = |e| unreachable(address, &e);
         let channel = match address {
             Address::Unix(path) => {
                 let path: Box<Path> = path.as_path().into();
@@ -114,13 +122,13 @@ impl Client {
                     let path = path.clone();
                     async move { UnixStream::connect(path).await.map(TokioIo::new) }
                 });
-                let endpoint = endpoint("http://localhost".to_owned()).map_err(unreachable)?;
+                let endpoint = endpoint(LOCAL).map_err(unreachable)?;
                 endpoint.connect_with_connector(connector).await
             }
             Address::Tcp(place) => {
                 address.refuse_open(tls.is_some(), "name certificates (ca.pem, cert.pem, key.pem)")?;
                 let scheme = if tls.is_some() { "https" } else { "http" };
-                let mut endpoint = endpoint(format!("{scheme}://{place}")).map_err(unreachable)?;
+                let mut endpoint = endpoint(&format!("{scheme}://{place}")).map_err(unreachable)?;
                 if let Some(tls) = tls {
                     endpoint = endpoint.tls_config(tls.config()?).map_err(unreachable)?;
                 }
@@ -132,6 +140,20 @@ impl Client {
             }
         };
         Ok(Client { address: address.to_string(), channel: channel.map_err(unreachable)? })
+    }
+
+    /// The client at the other end of a connection that is there already. It is not made anew when it breaks.
+    pub(crate) async fn over(socket: UnixStream) -> Result<Client, Error> {
+        let address = "a socket of this process".to_owned();
+        let socket = std::sync::Mutex::new(Some(socket));
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            async move { socket.map(TokioIo::new).ok_or_else(|| std::io::Error::other("its connection has ended")) }
+        });
+        let unreachable = |e| unreachable(&address, &e);
+        let channel = endpoint(LOCAL).map_err(unreachable)?.connect_with_connector(connector).await;
+        let channel = channel.map_err(unreachable)?;
+        Ok(Client { address, channel })
     }
 
     fn control(&self) -> ControlClient<Channel> {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use builder::Engine;
-use daemon::config::{Config, Dns};
+use daemon::Settings;
+use daemon::config::{Config, Dns, Verify};
 use sandbox::Sandbox;
 use store::Store;
 
@@ -34,6 +35,21 @@ pub fn read(path: &Path) -> Result<Config, Failure> {
     let (config, left_out) = Config::read(path).map_err(Failure::usage)?;
     left_out.iter().for_each(|text| eprintln!("warning: {}: {text}", path.display()));
     Ok(config)
+}
+
+/// What the file sets for a daemon; nothing collects.
+pub fn settings(config: &Config) -> Result<Settings, Failure> {
+    let worker = config.oci();
+    let host = oci::Platform::host();
+    let platforms = worker.platforms.iter().map(|text| oci::Platform::parse(text, &host));
+    Ok(Settings {
+        allowed: config.insecure_entitlements.clone(),
+        labels: worker.labels.clone(),
+        platforms: platforms.collect::<Result<_, _>>().map_err(Failure::usage)?,
+        verify: config.context.verify == Verify::Content,
+        collector: None,
+        frontends: config.frontends(),
+    })
 }
 
 /// What builds: the store, with registries and whatever else the file sets for every build.

@@ -202,12 +202,16 @@ fn unreadable(error: serde_json::Error) -> Failure {
     Failure::failed(format!("the daemon's answer can't be read: {error}"))
 }
 
+/// A runtime for a client of a daemon.
+pub fn several_threads() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()
+}
+
 impl There {
     /// Connects.
     pub fn connect(address: &Address, tls: Option<&ClientTls>) -> Result<There, Error> {
         let failed = |e: std::io::Error| Error::Unreachable { address: address.to_string(), reason: e.to_string() };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        let runtime = runtime.map_err(failed)?;
+        let runtime = several_threads().map_err(failed)?;
         let client = runtime.block_on(Client::connect(address, tls))?;
         Ok(There { runtime, client })
     }
@@ -266,10 +270,10 @@ fn certificates(folder: &Path) -> ClientTls {
 }
 
 /// What the client gives to a build through a daemon.
-pub fn offered(session: crate::client::LocalSession) -> daemon::client::Offered {
+pub fn offered(session: std::sync::Arc<crate::client::LocalSession>) -> daemon::client::Offered {
     let directories = session.directories.clone();
-    let key = key(&builder::session::Session::project(&session));
-    daemon::client::Offered { session: std::sync::Arc::new(session), directories, key }
+    let key = key(&builder::session::Session::project(session.as_ref()));
+    daemon::client::Offered { session, directories, key }
 }
 
 /// Names this machine's project on any daemon. Two machines may have different files at one path.

@@ -1,6 +1,7 @@
 //! Plain lines, as buildx prints into a pipe: `#5 [build 2/3] RUN make`, its output with seconds, `#5 DONE 1.2s`.
 //! What larder adds is the cause under a step that ran.
 
+use std::collections::HashSet;
 use std::io::Write;
 
 use builder::event::{Event, What};
@@ -15,15 +16,18 @@ pub struct Plain<W> {
     steps: Steps,
     /// The step whose block is open; another step's line opens a block of its own.
     open: Option<Digest>,
+    /// Steps of which the last word was that they are done: two frontends may ask for the same, and once is enough.
+    done: HashSet<Digest>,
 }
 
 impl<W: Write + Send> Plain<W> {
     pub fn new(out: W) -> Plain<W> {
-        Plain { out, steps: Steps::default(), open: None }
+        Plain { out, steps: Steps::default(), open: None, done: HashSet::new() }
     }
 
     fn line(&mut self, step: Digest, text: &str) {
         let number = self.steps.number(step);
+        self.done.remove(&step);
         if self.open != Some(step) {
             let name = self.steps.get(&step).map(|s| s.name.clone()).unwrap_or_default();
             let gap = if self.open.is_some() { "\n" } else { "" };
@@ -45,12 +49,19 @@ impl<W: Write + Send> Plain<W> {
             self.log(step, at, &line);
         }
         let Some(known) = self.steps.get(&step) else { return };
+        let well = known.error.is_none();
+        if well && self.done.contains(&step) {
+            return;
+        }
         let text = match &known.error {
             Some(error) => format!("ERROR: {error}"),
             None if known.cached => "CACHED".to_owned(),
             None => format!("DONE {:.1}s", known.seconds(at)),
         };
         self.line(step, &text);
+        if well {
+            self.done.insert(step);
+        }
     }
 
     fn log(&mut self, step: Digest, at: u64, line: &str) {
@@ -64,6 +75,7 @@ impl<W: Write + Send> Display for Plain<W> {
         self.steps.take(event);
         match &event.what {
             What::Known { .. } | What::Cache { .. } => {}
+            What::Started { step } if self.done.contains(step) => {}
             What::Started { step } => self.line(*step, ""),
             What::Completed { step, .. } => self.completed(*step, event.at),
             What::Verdict { step, verdict: Verdict::Miss { cause, .. } } => self.line(*step, &cause.to_string()),
@@ -132,6 +144,11 @@ mod tests {
             (1_700_000, log(a, "o\n")),
             (2_000_000, What::Completed { step: a, cached: false, error: None }),
             (2_000_000, What::Completed { step: b, cached: true, error: None }),
+            (3_000_000, What::Started { step: a }),
+            (3_000_000, What::Completed { step: a, cached: false, error: None }),
+            (4_000_000, What::Started { step: b }),
+            (5_000_000, log(b, "more\n")),
+            (5_000_000, What::Completed { step: b, cached: false, error: None }),
         ]);
         insta::assert_snapshot!(text, @r"
         #1 [1/2] RUN a
@@ -145,6 +162,8 @@ mod tests {
 
         #2 [2/2] RUN b
         #2 CACHED
+        #2 3.400 more
+        #2 DONE 3.4s
         ");
     }
 }

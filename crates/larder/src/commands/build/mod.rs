@@ -9,6 +9,7 @@ pub mod csv;
 pub mod flags;
 mod metadata;
 mod outputs;
+mod perform;
 pub mod policy;
 pub mod request;
 mod scope;
@@ -18,19 +19,22 @@ use std::sync::Arc;
 
 use builder::Error;
 use builder::build::Response;
-use builder::frontends::questions::Answer;
+use daemon::Daemon;
 use daemon::config::Config;
+use sandbox::Sandbox;
+use store::Store;
 use tokio::runtime::Runtime;
 
-use super::place::{self, Place, There};
+use super::place::{Place, There, several_threads};
 use super::{Failure, Root, aws, configuration};
 use crate::progress::{Kind, Progress};
 use crate::report;
 use flags::Flags;
+use perform::{Asked, Done};
 
 /// Builds.
 pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
-    let mut plan = request::plan(flags).map_err(Failure::usage)?;
+    let plan = request::plan(flags).map_err(Failure::usage)?;
     plan.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let kind = if flags.is_quiet() { Kind::Quiet } else { Kind::parse(&flags.progress).map_err(Failure::usage)? };
     ::daemon::syscall::keep_heap_small();
@@ -41,36 +45,18 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
     let warned = metadata::Warned::default();
     let events = warned.listening(written.listening(progress.events()));
     let build = plan.request.id.clone();
+    let mut asked = Asked {
+        session: Arc::new(plan.session),
+        events,
+        request: plan.request,
+        wants_answer: plan.call.is_some(),
+        wants_provenance: flags.metadata_file.is_some() && metadata::Told::wanted() != metadata::Told::Nothing,
+    };
     let done = match place {
-        Place::Here(store) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let sandbox = sandbox::Sandbox::new(sandbox::Config::default());
-            let engine = configuration::engine(config, store, sandbox)?;
-            let session = Arc::new(plan.session);
-            let is_question = plan.call.is_some();
-            until_interrupted(runtime, async move {
-                if is_question {
-                    return builder::build::ask(&engine, session, events, plan.request).await.map(Done::Answered);
-                }
-                builder::build::build(&engine, session, events, plan.request).await.map(Done::Built)
-            })
-        }
+        Place::Here(store) => here(config, store, asked)?,
         Place::There(There { runtime, client }) => {
-            runtime.block_on(aws::lend(&mut plan.request));
-            let request = daemon::client::request(&plan.request);
-            let offered = place::offered(plan.session);
-            let (is_question, id) = (plan.call.is_some(), request.r#ref.clone());
-            let wants_provenance = flags.metadata_file.is_some() && metadata::Told::wanted() != metadata::Told::Nothing;
-            until_interrupted(runtime, async move {
-                if is_question {
-                    return client.answer_or_why(offered, request, &events).await.map(Done::Answered);
-                }
-                let mut response = client.build(offered, request, &events).await?;
-                if wants_provenance {
-                    response.provenance = client.provenance(&id).await.map_err(|e| Error::Failed(e.to_string()))?;
-                }
-                Ok(Done::Built(response))
-            })
+            runtime.block_on(aws::lend(&mut asked.request));
+            until_interrupted(runtime, perform::through(client, asked))
         }
     };
     progress.finish();
@@ -92,12 +78,19 @@ pub fn run(root: &Root, config: &Config, flags: &Flags) -> Result<(), Failure> {
     }
 }
 
-/// What it came to.
-enum Done {
-    /// A question was answered.
-    Answered(Answer),
-    /// Something was built.
-    Built(Response),
+/// Without a daemon, or with one that is for this build alone.
+fn here(config: &Config, store: Store, asked: Asked) -> Result<Option<Result<Done, Error>>, Failure> {
+    let engine = || configuration::engine(config, store.clone(), Sandbox::new(sandbox::Config::default()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let done = until_interrupted(runtime, perform::here(engine()?, asked.clone()));
+    if !matches!(done, Some(Err(Error::Elsewhere { .. }))) {
+        return Ok(done);
+    }
+    // Who asks is who allows.
+    let allowed = asked.request.entitlements.clone();
+    let settings = ::daemon::Settings { allowed, ..configuration::settings(config)? };
+    let daemon = Daemon::new(engine()?, settings);
+    Ok(until_interrupted(several_threads()?, perform::by_own_daemon(daemon, asked)))
 }
 
 /// What a build comes to; `None` when the user interrupts it. Nothing tells of progress any more afterwards.

@@ -114,7 +114,7 @@ pub async fn run(at: &Connection, flags: Flags) -> Result<(), Failure> {
         write_whole(path, plan.request.r#ref.as_bytes())?;
     }
     let progress = Progress::start_summed(kind, target);
-    let offered: Offered = place::offered(plan.session);
+    let offered: Offered = place::offered(plan.session.into());
     let written = caches::Written::default();
     let events = written.listening(progress.events());
     // A question to the frontend is answered by its result alone.

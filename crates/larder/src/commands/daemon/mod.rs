@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use ::daemon::address::ServerTls;
-use ::daemon::config::{Config, Verify};
+use ::daemon::config::Config;
 use ::daemon::{Address, Daemon, Door, Guard, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -127,20 +127,11 @@ fn start(root: &Path, config: Config, options: &Options, usual: &str) -> Result<
     let addresses = addresses.map_or(usual.as_slice(), Vec::as_slice);
     let guard = options.tls.guard(&config)?;
     let worker = config.oci();
-    let host = oci::Platform::host();
-    let platforms = worker.platforms.iter().map(|text| oci::Platform::parse(text, &host));
-    let platforms = platforms.collect::<Result<_, _>>().map_err(Failure::usage)?;
     // What can't be read is the operator's mistake, and is said now.
     worker.policy(store::lifecycle::Disk::default()).map_err(Failure::usage)?;
     let collects = !options.no_gc && worker.gc != Some(false);
-    let settings = ::daemon::Settings {
-        allowed: config.insecure_entitlements.clone(),
-        labels: worker.labels.clone(),
-        platforms,
-        verify: config.context.verify == Verify::Content,
-        collector: collects.then(|| worker.clone()),
-        frontends: config.frontends(),
-    };
+    let collector = collects.then(|| worker.clone());
+    let settings = ::daemon::Settings { collector, ..configuration::settings(&config)? };
     let store = open(root)?;
     let doors = doors(root, addresses, &guard)?;
     for door in &doors {
