@@ -16,7 +16,7 @@
 //!   scans/<hex>            digests of a client's files by their stat; losing one costs reading. Beside it what layers hold
 //!                          of them: <hex>.copies, <hex>.<hex>.base; losing one costs copying
 //!   history/<id>           events of one kept build
-//!   drafts/<id>/{upper,work}  snapshots and volumes being made; whatever is here at open is left over
+//!   drafts/<id>[.work]      snapshots and volumes being made, with overlay's work directory; whatever is here at open is left over
 //!   tmp/<id>               blobs being written; whatever is here at open is left over
 //!   trash/<id>             trees being removed; emptied in the background
 //! ```

@@ -149,17 +149,16 @@ impl Snapshots<'_> {
             None => (Vec::new(), 0),
         };
         let drafts = self.0.0.root.join(format::DRAFTS);
-        let (id, dir) = loop {
+        let (id, upper) = loop {
             let id = clock::id();
-            let dir = drafts.join(clock::id_text(id));
-            match fs::create_dir(&dir) {
+            let upper = drafts.join(clock::id_text(id));
+            match fs::create_dir(&upper) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
-                made => made.doing("make", &dir)?,
+                made => made.doing("make", &upper)?,
             }
-            break (SnapshotId(id), dir);
+            break (SnapshotId(id), upper);
         };
-        let (upper, work) = (dir.join("upper"), dir.join("work"));
-        let draft = Draft {
+        Ok(Draft {
             store: self.0.clone(),
             id,
             row: Row {
@@ -171,14 +170,11 @@ impl Snapshots<'_> {
                 description: String::new(),
                 amends,
             },
-            dir: Some(dir),
             upper,
-            work,
+            work: None,
+            committed: false,
             lower,
-        };
-        fs::create_dir(&draft.upper).doing("make", &draft.upper)?;
-        fs::create_dir(&draft.work).doing("make", &draft.work)?;
-        Ok(draft)
+        })
     }
 
     /// The layer directories of `id` and its parents in the order of overlay's `lowerdir`: top first, own layer included.
@@ -315,13 +311,15 @@ pub(crate) fn forget_records(batch: &mut Batch<'_>, id: SnapshotId, why: &str) -
 }
 
 /// A layer being made. Dropping it removes what was written.
+///
+/// Few folders are made and removed for it: ext4 looks at each inode that was freed in the last minute when it makes one.
 pub struct Draft {
     store: Store,
     id: SnapshotId,
     row: Row,
-    dir: Option<PathBuf>,
     upper: PathBuf,
-    work: PathBuf,
+    work: Option<PathBuf>,
+    committed: bool,
     lower: Vec<PathBuf>,
 }
 
@@ -331,9 +329,14 @@ impl Draft {
         &self.upper
     }
 
-    /// Overlay's work directory, empty, beside the upper.
-    pub fn work(&self) -> &Path {
-        &self.work
+    /// Overlay's work directory, empty, beside the upper. Made when it is first asked for.
+    pub fn work(&mut self) -> Result<PathBuf> {
+        if let Some(work) = &self.work {
+            return Ok(work.clone());
+        }
+        let work = self.upper.with_extension("work");
+        fs::create_dir(&work).doing("make", &work)?;
+        Ok(self.work.insert(work).clone())
     }
 
     /// The layers beneath, top first; empty on nothing.
@@ -361,6 +364,7 @@ impl Draft {
     pub fn commit(mut self) -> Result<SnapshotId> {
         let target = self.store.snapshots().dir(self.id);
         fs::rename(&self.upper, &target).doing("put in place", &target)?;
+        self.committed = true;
         self.row.created = clock::now();
         let noted = self.store.write(|batch| {
             if let Some(parent) = self.row.parent {
@@ -380,14 +384,20 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Some(dir) = self.dir.take() {
-            // After a commit only empty folders are left (the kernel makes `work/work`). What cannot be removed here is
-            // taken out at the next open.
-            let _ = fs::remove_dir(self.work.join("work"));
-            if fs::remove_dir(&self.work).and_then(|()| fs::remove_dir(&dir)).is_err() {
-                let root = &self.store.0.root;
-                let _ = trash::take(root, &dir).and_then(|()| trash::empty_in_background(root));
-            }
+        // Most are empty, and gone at once. What cannot be removed here is taken out at the next open.
+        let root = &self.store.0.root;
+        let mut left = Vec::new();
+        if let Some(work) = &self.work {
+            // The kernel makes `work/work`.
+            let _ = fs::remove_dir(work.join("work"));
+            left.extend(fs::remove_dir(work).is_err().then_some(work));
+        }
+        if !self.committed {
+            left.extend(fs::remove_dir(&self.upper).is_err().then_some(&self.upper));
+        }
+        if !left.is_empty() {
+            let taken = left.into_iter().try_for_each(|path| trash::take(root, path));
+            let _ = taken.and_then(|()| trash::empty_in_background(root));
         }
     }
 }

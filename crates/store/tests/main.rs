@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)] // A test that fails may panic, and skips are told.
 
 mod blobs;
+mod copies;
 mod crash;
 mod full_disk;
 mod history;

@@ -35,8 +35,8 @@ fn a_chain_is_listed_top_first() {
 #[test]
 fn a_draft_that_is_not_committed_leaves_nothing() {
     let (_root, store) = new();
-    let draft = store.snapshots().begin(None).unwrap();
-    std::fs::create_dir(draft.work().join("work")).unwrap();
+    let mut draft = store.snapshots().begin(None).unwrap();
+    std::fs::create_dir(draft.work().unwrap().join("work")).unwrap();
     std::fs::write(draft.upper().join("file"), "x").unwrap();
     let id = draft.id();
     drop(draft);

@@ -111,9 +111,10 @@ impl Image {
         let (engine, cancel) = (work.engine.clone(), work.cancel.clone());
         let ended = tokio::spawn(blocking("ran a frontend", move || {
             let _held = held;
-            let draft = engine.store.snapshots().begin(tree).map_err(ops::Error::from)?;
+            let mut draft = engine.store.snapshots().begin(tree).map_err(ops::Error::from)?;
             Canvas::new(&draft).map_err(ops::Error::from)?.finish().map_err(ops::Error::from)?;
-            let root = Root::writable(draft.lower().to_vec(), draft.upper(), draft.work());
+            let work_folder = draft.work().map_err(ops::Error::from)?;
+            let root = Root::writable(draft.lower().to_vec(), draft.upper(), &work_folder);
             let args = config.entrypoint.filter(|e| !e.is_empty()).unwrap_or_else(|| vec![PROGRAM.to_owned()]);
             let mut spec = Spec::new(root, args);
             spec.env = config.env.into_iter().chain(env).collect();

@@ -279,7 +279,11 @@ impl<'a> Copier<'a> {
     fn write_files(&mut self) -> Result<(), Error> {
         let files = std::mem::take(&mut self.files);
         let earlier = self.earlier.as_ref();
-        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len().div_ceil(STRETCH));
+        // To ask for the cores is to read files of the kernel's.
+        let threads = match files.len().div_ceil(STRETCH) {
+            0 | 1 => 1,
+            stretches => std::thread::available_parallelism().map_or(1, usize::from).min(stretches),
+        };
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let work = || -> Result<Vec<(usize, Copied)>, Error> {
             let mut copied = Vec::new();

@@ -310,7 +310,8 @@ impl Exec<'_> {
         draft.describe(store::Kind::Regular, self.name);
         // The upper's own root hides the lower's: it must look the same.
         Canvas::new(&draft)?.finish()?;
-        let root = Root::writable(draft.lower().to_vec(), draft.upper(), draft.work());
+        let work = draft.work()?;
+        let root = Root::writable(draft.lower().to_vec(), draft.upper(), &work);
         let shown = std::iter::once(draft.upper().to_owned()).chain(draft.lower().iter().cloned());
         held.shown.insert(position, shown.collect());
         held.drafts.push(Written { mount: position, output: mount.output, draft });

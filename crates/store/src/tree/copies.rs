@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,7 +36,13 @@ pub struct Copies {
     pub(super) scanned: Arc<Scanned>,
     /// When the scan began.
     pub(super) began: Moment,
-    known: Mutex<Option<Arc<Known>>>,
+    known: Mutex<Option<Kept>>,
+}
+
+/// What is known, and whether the file says more than that: it is appended to while it does not.
+struct Kept {
+    known: Arc<Known>,
+    stale: bool,
 }
 
 /// A look at the copies, for many files.
@@ -66,22 +73,51 @@ impl Copies {
         if copies.is_empty() {
             return Ok(());
         }
-        let mut known = Known::clone(&self.known());
-        let here = self.scanned.stats();
-        known.retain(|copied, _| here.contains(&copied.stat));
         let named =
             copies.into_iter().filter_map(|(path, copied)| Some((copied, path.into_os_string().into_string().ok()?)));
-        known.extend(named.map(|(copied, path)| (copied, (id, path))));
-        let bytes = postcard::to_stdvec(&known).map_err(std::io::Error::other).doing("write", &self.path)?;
-        write_whole(&self.store.root().join(format::TMP), &self.path, &bytes)?;
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(known));
-        Ok(())
+        let new: Known = named.map(|(copied, path)| (copied, (id, path))).collect();
+        let encode = |known: &Known| postcard::to_stdvec(known).map_err(std::io::Error::other);
+        let mut kept = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = kept.get_or_insert_with(|| self.read());
+        let appended = if kept.stale { None } else { Some(encode(&new).doing("write", &self.path)?) };
+        let known = Arc::make_mut(&mut kept.known);
+        known.extend(new);
+        match appended {
+            // A build of many copies would write all of them with each.
+            Some(bytes) => {
+                let file = File::options().append(true).create(true).open(&self.path);
+                file.and_then(|mut file| file.write_all(&bytes)).doing("write", &self.path)
+            }
+            None => {
+                let bytes = encode(known).doing("write", &self.path)?;
+                write_whole(&self.store.root().join(format::TMP), &self.path, &bytes)?;
+                kept.stale = false;
+                Ok(())
+            }
+        }
     }
 
     fn known(&self) -> Arc<Known> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = || fs::read(&self.path).ok().and_then(|bytes| postcard::from_bytes(&bytes).ok());
-        known.get_or_insert_with(|| Arc::new(read().unwrap_or_default())).clone()
+        let mut kept = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.get_or_insert_with(|| self.read()).known.clone()
+    }
+
+    /// Reads the file: maps one after another, of which later ones count. What can't be read ends it.
+    fn read(&self) -> Kept {
+        let bytes = fs::read(&self.path).unwrap_or_default();
+        let (mut known, mut rest, mut count) = (Known::new(), bytes.as_slice(), 0);
+        while !rest.is_empty() {
+            let Ok((more, after)) = postcard::take_from_bytes::<Known>(rest) else { break };
+            count += more.len();
+            known.extend(more);
+            rest = after;
+        }
+        if !known.is_empty() {
+            let here = self.scanned.stats();
+            known.retain(|copied, _| here.contains(&copied.stat));
+        }
+        let stale = known.len() < count || !rest.is_empty();
+        Kept { known: Arc::new(known), stale }
     }
 }
 
