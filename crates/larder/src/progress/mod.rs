@@ -2,12 +2,14 @@
 //! Each display is a fold over the build's one stream of events; printing happens on a thread of its own.
 
 mod failures;
+mod line;
 mod plain;
 pub mod raw;
 mod steps;
 mod tty;
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -135,7 +137,7 @@ fn run(receiver: &mpsc::Receiver<Event>, display: &mut dyn Display) {
     display.finish();
 }
 
-fn display(kind: Kind, out: impl std::io::Write + Send + 'static) -> Box<dyn Display> {
+fn display(kind: Kind, out: impl std::io::Write + AsFd + Send + 'static) -> Box<dyn Display> {
     match kind {
         Kind::Plain => Box::new(plain::Plain::new(out)),
         Kind::Tty => Box::new(tty::Tty::new(out)),
