@@ -295,16 +295,18 @@ fn short(bytes: &[u8]) -> String {
 fn archives_as_contexts() {
     let Some(kitchen) = Kitchen::new() else { return };
     kitchen.write("Dockerfile", "FROM scratch\nCOPY f /\n");
-    kitchen.write("f", "packed");
-    let packed = Command::new("tar").args(["-cz", "."]).current_dir(kitchen.context()).output().unwrap().stdout;
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", packed.len());
-    let url = format!("{}/context.tar.gz", web([head.as_bytes(), &packed].concat()));
+    let pack = |text: &str, how: &str| {
+        kitchen.write("f", text);
+        Command::new("tar").args([how, "."]).current_dir(kitchen.context()).output().unwrap().stdout
+    };
+    let on_web = pack("on the web", "-cz");
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", on_web.len());
+    let url = format!("{}/context.tar.gz", web([head.as_bytes(), &on_web].concat()));
     let out = kitchen.path("out");
     let output = format!("type=local,dest={}", out.display());
     kitchen.larder(&["build", "-o", &output, &url]).ok();
-    assert_eq!(text(&out.join("f")), "packed");
-    kitchen.write("f", "packed anew");
-    let anew = Command::new("tar").args(["-c", "."]).current_dir(kitchen.context()).output().unwrap().stdout;
+    assert_eq!(text(&out.join("f")), "on the web");
+    let (packed, anew) = (pack("packed", "-cz"), pack("packed anew", "-c"));
     let moved = format!("because standard input moved {} → {}", short(&packed), short(&anew));
     for (input, expected) in
         [(packed, "packed"), (anew, "packed anew"), (b"FROM scratch\nCOPY <<EOF /f\nalone\nEOF\n".to_vec(), "alone")]
