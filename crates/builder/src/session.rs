@@ -124,6 +124,14 @@ pub trait Output: Write + Send {
     fn finish(self: Box<Self>) -> std::io::Result<()>;
 }
 
+/// A file on the client's machine that takes bytes in any order: what stands first may be known last.
+pub trait Draft: Output {
+    /// Writes `bytes` over as many at `at` that were written before.
+    fn amend(&mut self, at: u64, bytes: &[u8]) -> std::io::Result<()>;
+    /// Takes back everything from `at` on.
+    fn cut(&mut self, at: u64) -> std::io::Result<()>;
+}
+
 /// A forwarded SSH agent: a socket on this machine, gone when this is dropped.
 pub struct SshSocket {
     /// The listening socket.
@@ -155,6 +163,12 @@ pub trait Session: Send + Sync {
         output: usize,
         response: &'a BTreeMap<String, String>,
     ) -> BoxFuture<'a, Result<Sink, Error>>;
+
+    /// The place for output number `output` before anything is known of it, where that is a file on this machine.
+    /// [`Session::output`] is not asked then.
+    fn draft(&self, _output: usize) -> Result<Option<Box<dyn Draft>>, Error> {
+        Ok(None)
+    }
 
     /// Bytes that the client uploads under `path` (`http://buildkit-session/PATH` contexts), written into `out`.
     fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>>;

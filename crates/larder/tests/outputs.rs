@@ -44,6 +44,45 @@ fn archives_that_skopeo_reads() {
     }
 }
 
+/// A file takes its layers while they are made, standard output when they are known; what was made before is copied. Two of
+/// the layers are the same.
+#[test]
+fn an_archive_is_the_same_however_it_is_written() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("Dockerfile", "FROM base\nCOPY f /f\nCOPY f /f\nCOPY Dockerfile /d\n");
+    kitchen.write("f", &"some text, and more of it\n".repeat(100_000));
+    let (context, file) = (kitchen.context(), kitchen.path("image.tar"));
+    let build = |place: &str, kind: &str| {
+        let output = format!("type={kind},dest={place},force-compression=true");
+        let args = ["build", "-t", "app", "-o", &output, context.to_str().unwrap()];
+        let done = kitchen.command(&kitchen.root(), &args).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        done.stdout
+    };
+    for (i, compression) in ["gzip", "zstd", "uncompressed"].into_iter().enumerate() {
+        for kind in ["oci", "docker"] {
+            let kind = format!("{kind},compression={compression}");
+            let to_file = || {
+                build(file.to_str().unwrap(), &kind);
+                std::fs::read(&file).unwrap()
+            };
+            let first = if i == 1 { build("-", &kind) } else { to_file() };
+            assert!(first.len() > 2000, "{kind}");
+            for again in [build("-", &kind), to_file(), build("-", &kind)] {
+                assert!(again == first, "{kind}: {} bytes, and {} before", again.len(), first.len());
+            }
+            let listed = Command::new("tar").arg("-tf").arg(&file).output().unwrap();
+            let listed = String::from_utf8(listed.stdout).unwrap();
+            let names: std::collections::BTreeSet<&str> = listed.lines().collect();
+            assert_eq!(names.len(), listed.lines().count(), "{listed}");
+            // The base's layer, the file's, the Dockerfile's; a configuration and a manifest.
+            assert_eq!(names.iter().filter(|name| name.len() > "blobs/sha256/".len()).count(), 5, "{listed}");
+        }
+    }
+    let left: Vec<_> = std::fs::read_dir(file.parent().unwrap()).unwrap().map(|f| f.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains(".larder-")), "{left:?}");
+}
+
 #[test]
 fn a_tar_and_a_directory() {
     let Some(kitchen) = kitchen() else { return };

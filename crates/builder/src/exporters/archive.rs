@@ -2,8 +2,9 @@
 //! same tar. The same image gives the same bytes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::{Descriptor, Index, media};
 use store::Store;
@@ -11,6 +12,7 @@ use store::Store;
 use super::assemble::{self, Image, part};
 use super::image::response;
 use super::options::{Options, Place};
+use super::tarred::{Tarred, path, unwritten};
 use super::{Error, Export, Written};
 use crate::blocking;
 use crate::session::{Content, Sink};
@@ -21,11 +23,20 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
         return Err(Error::OneImage.into());
     }
     let options = Options::read(export)?;
-    let image = assemble::image(export, &options).await?;
-    let response = response(&image, &options)?;
-    let sink = export.work.session.output(export.index, &response).await?;
-    let layout = Layout::of(export, &options, &image)?;
     let store = export.work.engine.store.clone();
+    let draft = export.work.session.draft(export.index)?.map(Tarred::begin).transpose().map_err(unwritten)?;
+    let draft = draft.map(|tar| Arc::new(Mutex::new(Some(tar))));
+    let image = assemble::image(export, &options, draft.as_ref()).await?;
+    let response = response(&image, &options)?;
+    let layout = Layout::of(export, &options, &image)?;
+    let draft = draft.and_then(|draft| draft.lock().unwrap_or_else(PoisonError::into_inner).take());
+    if let Some(tar) = draft {
+        let written = move || layout.into_tar(&store, tar)?.finish().map_err(unwritten);
+        blocking("wrote the image", written).await?;
+        part(export, "sending tarball");
+        return image.written(export.index, response);
+    }
+    let sink = export.work.session.output(export.index, &response).await?;
     if let Sink::Content(content) = &sink {
         layout.content(&store, content.as_ref()).await?;
         part(export, "sending blobs");
@@ -34,9 +45,9 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
     blocking("wrote the image", move || match sink {
         // Done above.
         Sink::Content(_) => Ok(()),
-        Sink::Stream(mut out) => {
-            let written = layout.tar(&store, &mut out).and_then(|()| out.finish());
-            written.map_err(|source| Error::Write { what: "the image".to_owned(), source })
+        Sink::Stream(out) => {
+            let tar = Tarred::begin(out).map_err(unwritten)?;
+            layout.into_tar(&store, tar)?.finish().map_err(unwritten)
         }
         Sink::Directory(folder) => {
             let what = folder.path().display().to_string();
@@ -52,6 +63,8 @@ pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error>
 /// The files of a layout: small ones by content, blobs by name.
 struct Layout {
     small: Vec<(&'static str, Vec<u8>)>,
+    layers: Vec<Descriptor>,
+    /// All of them.
     blobs: Vec<Descriptor>,
 }
 
@@ -90,7 +103,6 @@ impl Layout {
             ("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()),
         ];
         if export.results.len() == 1 {
-            let path = |digest: &oci::Digest| format!("blobs/sha256/{}", digest.hex());
             let names: Vec<String> = options.names.iter().map(|n| n.familiar()).collect();
             let document = serde_json::json!([{
                 "Config": path(&image.config),
@@ -101,47 +113,36 @@ impl Layout {
         }
         let mut seen = BTreeSet::new();
         let blobs = image.blobs.iter().filter(|b| seen.insert(b.digest)).cloned().collect();
-        Ok(Layout { small, blobs })
+        let layers = image.all_layers.concat();
+        Ok(Layout { small, layers, blobs })
     }
 
-    fn tar(&self, store: &Store, out: &mut dyn Write) -> io::Result<()> {
-        let mut tar = tar::Builder::new(out);
-        let mut blobs: Vec<&Descriptor> = self.blobs.iter().collect();
-        blobs.sort_by_key(|b| b.digest);
-        for folder in ["blobs/", "blobs/sha256/"] {
-            let mut header = header(0, 0o755);
-            header.set_entry_type(tar::EntryType::Directory);
-            tar.append_data(&mut header, folder, io::empty())?;
+    /// Layers come first and in their order, as they may be in `tar` already; then the others by name.
+    fn into_tar<W: Write + Send>(self, store: &Store, mut tar: Tarred<W>) -> Result<W, Error> {
+        let mut others: Vec<&Descriptor> = self.blobs.iter().collect();
+        others.sort_by_key(|b| b.digest);
+        for blob in self.layers.iter().chain(others) {
+            tar.blob(store, blob)?;
         }
-        for blob in blobs {
-            let file = store.blobs().open(&blob.digest).map_err(io::Error::other)?;
-            let size = file.metadata()?.len();
-            let path = format!("blobs/sha256/{}", blob.digest.hex());
-            tar.append_data(&mut header(size, 0o644), path, io::BufReader::with_capacity(1 << 20, file))?;
-        }
-        for (name, bytes) in &self.small {
-            tar.append_data(&mut header(bytes.len() as u64, 0o644), name, bytes.as_slice())?;
-        }
-        tar.finish()
+        let small = self.small.iter().try_for_each(|(name, bytes)| tar.file(name, bytes));
+        small.and_then(|()| tar.finish()).map_err(unwritten)
     }
 
     /// The blobs alone: the client writes its index itself, from the build's response.
     async fn content(&self, store: &Store, content: &dyn Content) -> Result<(), crate::Error> {
         for blob in &self.blobs {
             let file = store.blobs().open(&blob.digest)?;
-            let size = file.metadata().map_err(|source| Error::Write { what: "the image".to_owned(), source })?.len();
+            let size = file.metadata().map_err(unwritten)?.len();
             content.write(&blob.digest, size, Box::new(file)).await?;
         }
         Ok(())
     }
 
     fn directory(&self, store: &Store, folder: &Path) -> io::Result<()> {
-        let blobs = folder.join("blobs/sha256");
-        std::fs::create_dir_all(&blobs)?;
+        std::fs::create_dir_all(folder.join("blobs/sha256"))?;
         for blob in &self.blobs {
-            let mut bytes = Vec::new();
-            store.blobs().open(&blob.digest).map_err(io::Error::other)?.read_to_end(&mut bytes)?;
-            std::fs::write(blobs.join(blob.digest.hex()), bytes)?;
+            let mut bytes = store.blobs().open(&blob.digest).map_err(io::Error::other)?;
+            io::copy(&mut bytes, &mut std::fs::File::create(folder.join(path(&blob.digest)))?)?;
         }
         for (name, bytes) in self.small.iter().filter(|(name, _)| *name != "manifest.json") {
             std::fs::write(folder.join(name), bytes)?;
@@ -152,15 +153,4 @@ impl Layout {
 
 fn failed(error: serde_json::Error) -> Error {
     Error::Write { what: "the image's index".to_owned(), source: error.into() }
-}
-
-/// A header without anything that differs from run to run.
-fn header(size: u64, mode: u32) -> tar::Header {
-    let mut header = tar::Header::new_ustar();
-    header.set_size(size);
-    header.set_mode(mode);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
 }

@@ -2,14 +2,16 @@
 //! several platforms. The same results give the same digests. It writes blobs and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::{Descriptor, Digest, Index, Manifest, media};
 use solver::exchange::Moment;
-use store::layer::Recipe;
+use store::layer::{Packed, Recipe};
 use store::{Resource, SnapshotId, Store};
 
 use super::history::complete;
 use super::options::{Options, Place};
+use super::tarred::Drafted;
 use super::{Built, Error, Export, Written, attested};
 use crate::caches::export::inline;
 use crate::event::What;
@@ -58,13 +60,20 @@ pub(super) struct Layer {
     pub created: Option<u64>,
 }
 
+/// The tar that the image's layers go into, in their order, until it is taken out.
+pub(crate) type Draft = Arc<Mutex<Option<Drafted>>>;
+
 /// Assembles the image of all results.
-pub(crate) async fn image(export: &Export<'_>, options: &Options) -> Result<Image, crate::Error> {
+pub(crate) async fn image(
+    export: &Export<'_>,
+    options: &Options,
+    draft: Option<&Draft>,
+) -> Result<Image, crate::Error> {
     let mut image: Option<Image> = None;
     let (mut manifests, mut attested) = (Vec::new(), Vec::new());
     for built in export.results {
         let options = &options.at(export.epoch(built)?);
-        let one = platform(export, options, built).await?;
+        let one = platform(export, options, built, draft).await?;
         attested.extend(attested::manifest(export, options, built, &one)?);
         let mut descriptor = one.target.clone();
         descriptor.platform = Some(built.platform.clone());
@@ -117,8 +126,13 @@ pub(crate) fn part(export: &Export<'_>, part: &str) {
     export.work.events.tell(What::Progress { step, part: part.to_owned(), current: 0, total: 0, done: true });
 }
 
-async fn platform(export: &Export<'_>, options: &Options, built: &Built) -> Result<Image, crate::Error> {
-    let (layers, snapshots) = layers(export, options, built).await?;
+async fn platform(
+    export: &Export<'_>,
+    options: &Options,
+    built: &Built,
+    draft: Option<&Draft>,
+) -> Result<Image, crate::Error> {
+    let (layers, snapshots) = layers(export, options, built, draft).await?;
     part(export, "exporting layers");
     let given = built.config.as_ref().or(options.config.as_ref());
     let mut config = given.cloned().unwrap_or_default();
@@ -179,6 +193,7 @@ async fn layers(
     export: &Export<'_>,
     options: &Options,
     built: &Built,
+    draft: Option<&Draft>,
 ) -> Result<(Vec<Layer>, Vec<SnapshotId>), crate::Error> {
     let elsewhere = match &built.result.live {
         Live::Image(image) => Some(image.layers()),
@@ -193,6 +208,12 @@ async fn layers(
     if let Some(elsewhere) = elsewhere.filter(|elsewhere| as_it_is(elsewhere)) {
         // Its layers pass as they are; nothing is unpacked.
         elsewhere.fetch(&export.work).await?;
+        if let Some(draft) = draft.cloned() {
+            let store = export.work.engine.store.clone();
+            let blobs: Vec<Descriptor> = elsewhere.list.iter().map(|(descriptor, _)| descriptor.clone()).collect();
+            let copied = move || blobs.iter().try_for_each(|blob| in_draft(&draft, |tar| tar.blob(&store, blob)));
+            blocking("wrote layers", copied).await?;
+        }
         let layer = |(descriptor, diff_id): &(Descriptor, Digest)| {
             // A cache says when a layer was made, so that the image is the one that it was.
             let made = descriptor.annotations.get("buildkit/createdat").and_then(|t| oci::time::parse_rfc3339(t));
@@ -204,7 +225,7 @@ async fn layers(
     }
     let Some(top) = built.result.live.snapshot(&export.work).await? else { return Ok((Vec::new(), Vec::new())) };
     let store = export.work.engine.store.clone();
-    let (options, base) = (options.clone(), base.to_vec());
+    let (options, base, draft) = (options.clone(), base.to_vec(), draft.cloned());
     let made = blocking("packed layers", move || {
         let _held = store.leases().hold(Resource::Snapshot(top))?;
         let mut chain = store.snapshots().chain(top)?;
@@ -214,9 +235,9 @@ async fn layers(
         for id in &chain {
             // The base's own layers stay what they are: others have them too.
             on_base = on_base && base.next().is_some_and(|expected| is(&store, *id, &expected));
-            layers.push(layer(&store, *id, &options, on_base)?);
+            layers.push(layer(&store, *id, &options, on_base, draft.as_ref())?);
         }
-        Ok::<_, store::Error>((layers, chain))
+        Ok::<_, Error>((layers, chain))
     });
     made.await
 }
@@ -226,11 +247,23 @@ fn is(store: &Store, id: SnapshotId, diff_id: &Digest) -> bool {
     store.layer_blobs().get(id).is_ok_and(|known| known.diff_id.as_ref() == Some(diff_id))
 }
 
-fn layer(store: &Store, id: SnapshotId, options: &Options, of_base: bool) -> Result<Layer, store::Error> {
+fn layer(
+    store: &Store,
+    id: SnapshotId,
+    options: &Options,
+    of_base: bool,
+    draft: Option<&Draft>,
+) -> Result<Layer, Error> {
     let created = Some(store.snapshots().info(id)?.created);
     let recipe = Recipe { clamp: options.recipe.clamp.filter(|_| !of_base), ..options.recipe };
     let force = options.force || recipe.clamp.is_some();
-    let (mut descriptor, diff_id, fetched) = layer_blob(store, id, &recipe, force)?;
+    let (mut descriptor, diff_id, fetched) = match draft {
+        None => layer_blob(store, id, &recipe, force)?,
+        Some(draft) => in_draft(draft, |tar| match found_layer_blob(store, id, &recipe, force)? {
+            Some(found) => tar.blob(store, &found.0).map(|()| found),
+            None => tar.pack(store, id, &recipe).map(new),
+        })?,
+    };
     if let (Some(seconds), true) = (recipe.clamp, options.oci) {
         descriptor.annotations.insert("buildkit/rewritten-timestamp".to_owned(), seconds.to_string());
     }
@@ -249,8 +282,18 @@ pub(crate) fn layer_blob(
     if let Some(found) = found_layer_blob(store, id, recipe, force)? {
         return Ok(found);
     }
-    let packed = store::layer::pack(store, id, recipe)?;
-    Ok((Descriptor::new(&packed.media_type, packed.digest, packed.size), packed.diff_id, false))
+    store::layer::pack(store, id, recipe).map(new)
+}
+
+/// A layer that was packed here.
+fn new(packed: Packed) -> (Descriptor, Digest, bool) {
+    (Descriptor::new(&packed.media_type, packed.digest, packed.size), packed.diff_id, false)
+}
+
+/// Does something with a draft that is there for as long as its image is assembled.
+fn in_draft<T>(draft: &Draft, work: impl FnOnce(&mut Drafted) -> Result<T, Error>) -> Result<T, Error> {
+    let mut tar = draft.lock().unwrap_or_else(PoisonError::into_inner);
+    work(tar.as_mut().ok_or_else(|| Error::Missing { kind: "tar".to_owned(), what: "its draft" })?)
 }
 
 /// The same, if it is packed already.
@@ -270,7 +313,7 @@ pub(crate) fn found_layer_blob(
         }
     }
     let packed = store::layer::find(store, id, recipe)?;
-    Ok(packed.map(|p| (Descriptor::new(&p.media_type, p.digest, p.size), p.diff_id, false)))
+    Ok(packed.map(new))
 }
 
 /// The same layer under the media type that the image's kind wants.

@@ -16,7 +16,7 @@ use crate::sources::bytes::ClientLogin;
 /// Exports.
 pub(super) async fn export(export: &Export<'_>) -> Result<Written, crate::Error> {
     let options = Options::read(export)?;
-    let image = assemble::image(export, &options).await?;
+    let image = assemble::image(export, &options, None).await?;
     let store = &export.work.engine.store;
     for name in &options.names {
         store.images().set(&store::Image {

@@ -8,6 +8,7 @@ mod files;
 mod history;
 mod image;
 pub(crate) mod options;
+pub(crate) mod tarred;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

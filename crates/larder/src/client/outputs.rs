@@ -1,12 +1,13 @@
 //! `--output`: files, directories, standard output, or the Docker engine on this machine.
 //! A file appears under its name only when it is whole.
 
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use builder::session::{Error, Folder, Output, Sink};
+use builder::session::{Draft, Error, Folder, Output, Sink};
 use store::layer::Owners;
 
 /// Where one output goes on this machine.
@@ -39,6 +40,14 @@ impl Destination {
             Destination::DockerLoad => Ok(Sink::Stream(Box::new(DockerLoad::start()?))),
         }
     }
+
+    /// The file that it is, to be written in any order.
+    pub fn draft(&self) -> Result<Option<Box<dyn Draft>>, Error> {
+        let Destination::File(path) = self else { return Ok(None) };
+        let file = WholeFile::create(path)?;
+        // What is written in place may be a pipe.
+        Ok(if file.temporary.is_some() { Some(Box::new(file)) } else { None })
+    }
 }
 
 /// Tells temporary names of one process apart.
@@ -70,9 +79,9 @@ impl WholeFile {
     }
 }
 
-/// Archives come in pieces of 8 KiB and less: one call to the kernel for many.
+/// Archives come in pieces of 8 KiB and less: one call to the kernel for many. Larger pieces pass as they are.
 fn buffered(file: std::fs::File) -> io::BufWriter<std::fs::File> {
-    io::BufWriter::with_capacity(1 << 20, file)
+    io::BufWriter::with_capacity(256 << 10, file)
 }
 
 impl Write for WholeFile {
@@ -88,10 +97,32 @@ impl Output for WholeFile {
     fn finish(mut self: Box<Self>) -> io::Result<()> {
         self.file.flush()?;
         if let Some(temporary) = &self.temporary {
-            std::fs::rename(temporary, &self.path)?;
+            put_in_place(temporary, &self.path)?;
             self.temporary = None;
         }
         Ok(())
+    }
+}
+
+impl Draft for WholeFile {
+    fn amend(&mut self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().write_all_at(bytes, at)
+    }
+    fn cut(&mut self, at: u64) -> io::Result<()> {
+        self.file.seek(io::SeekFrom::Start(at))?;
+        self.file.get_ref().set_len(at)
+    }
+}
+
+/// Gives a file its name, which another may have. Some file systems (ext4's `auto_da_alloc`) write a whole new file to the
+/// disk before a rename that replaces another returns; one for the other is as atomic, and waits for nothing.
+fn put_in_place(file: &Path, name: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, file, CWD, name, RenameFlags::EXCHANGE) {
+        Ok(()) => std::fs::remove_file(file),
+        // There is no other, or the file system knows no exchange.
+        Err(_) => std::fs::rename(file, name),
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use builder::session::{Content, Credentials, Directory, Error, Filter, Session, Sink, SshSocket};
+use builder::session::{Content, Credentials, Directory, Draft, Error, Filter, Session, Sink, SshSocket};
 use futures_util::future::BoxFuture;
 use store::layer::Owners;
 
@@ -88,6 +88,10 @@ impl Session for LocalSession {
     ) -> BoxFuture<'a, Result<Sink, Error>> {
         let owners = if self.keep_owners { Owners::Kept } else { Owners::Own };
         Box::pin(async move { self.outputs.get(output).ok_or(Error::NoOutput { output })?.open(owners) })
+    }
+
+    fn draft(&self, output: usize) -> Result<Option<Box<dyn Draft>>, Error> {
+        self.outputs.get(output).ok_or(Error::NoOutput { output })?.draft()
     }
 
     fn upload<'a>(&'a self, path: &'a str, out: &'a mut (dyn Write + Send)) -> BoxFuture<'a, Result<(), Error>> {

@@ -10,6 +10,7 @@ use oci::{Digest, Hasher};
 
 use super::Compression;
 use super::members::{Key, Made};
+use super::pool::{Buffer, Pool};
 use crate::Store;
 
 /// Bytes of a block: large enough that a gzip member each costs next to nothing.
@@ -27,17 +28,17 @@ pub trait Sink: Write {
     fn begin_block(&mut self) -> io::Result<()>;
 }
 
-/// Passes what `produce` writes through the compression into `out`, and hashes the plain bytes beside it, unless they are
-/// what is written. Blocks that were compressed before for `store` are taken from there; gives what others can be taken
-/// from.
+/// Passes what `produce` writes through the compression into `out`, and hashes the plain bytes beside it where that is
+/// wanted. Blocks that were compressed before for `store` are taken from there; gives what others can be taken from.
 pub fn stream<W: Write + Send>(
     store: &Store,
     compression: Compression,
+    hash: bool,
     out: W,
     produce: impl FnOnce(&mut dyn Sink) -> io::Result<()>,
 ) -> io::Result<(W, Option<Plain>, Vec<Made>)> {
     std::thread::scope(|scope| {
-        let mut split = Split::start(scope, store, compression, out);
+        let mut split = Split::start(scope, store, compression, hash, out);
         let produced = produce(&mut split);
         let ended = split.finish();
         match (produced, ended) {
@@ -48,11 +49,12 @@ pub fn stream<W: Write + Send>(
     })
 }
 
-type Block = std::sync::Arc<Vec<u8>>;
+type Block = std::sync::Arc<Buffer>;
 
 /// The plain end: gives each block to the hasher and to the compressors.
 struct Split<'s, W> {
-    block: Vec<u8>,
+    block: Buffer,
+    blocks: Pool,
     hash: Option<SyncSender<Block>>,
     pack: Option<SyncSender<Block>>,
     hasher: Option<ScopedJoinHandle<'s, Plain>>,
@@ -60,24 +62,34 @@ struct Split<'s, W> {
 }
 
 impl<'s, W: Write + Send + 's> Split<'s, W> {
-    fn start<'e>(scope: &'s Scope<'s, 'e>, store: &'e Store, compression: Compression, out: W) -> Split<'s, W> {
+    fn start<'e>(
+        scope: &'s Scope<'s, 'e>,
+        store: &'e Store,
+        compression: Compression,
+        hash: bool,
+        out: W,
+    ) -> Split<'s, W> {
         let (pack, to_pack) = sync_channel::<Block>(4);
-        let (hash, hasher) = if compression == Compression::None {
-            (None, None)
-        } else {
+        let (hash, hasher) = if hash {
             let (hash, to_hash) = sync_channel::<Block>(4);
             (Some(hash), Some(scope.spawn(move || hashed(&to_hash))))
+        } else {
+            (None, None)
         };
         let packer = scope.spawn(move || match compression {
             Compression::None => Ok((plain(&to_pack, out)?, Vec::new())),
             Compression::Gzip(level) => gzip(scope, store, &to_pack, out, level),
             Compression::Zstd(level) => Ok((zstd(&to_pack, out, level)?, Vec::new())),
         });
-        Split { block: Vec::with_capacity(BLOCK), hash, pack: Some(pack), hasher, packer }
+        let blocks = Pool::default();
+        Split { block: blocks.take(), blocks, hash, pack: Some(pack), hasher, packer }
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let block = Block::new(std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK)));
+        let mut next = self.blocks.take();
+        next.clear();
+        next.reserve_exact(BLOCK);
+        let block = Block::new(std::mem::replace(&mut self.block, next));
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         if let Some(hash) = &self.hash {
             hash.send(block.clone()).map_err(|_| gone())?;
@@ -174,7 +186,7 @@ fn gzip<'s, 'e, W: Write>(
         ended += 1;
     }
     if begun == 0 {
-        out.write_all(&member(&mut compressor(level)?, &[])?)?;
+        out.write_all(&member(&mut compressor(level)?, &[], Pool::default().take())?)?;
     }
     Ok((out, made))
 }
@@ -185,7 +197,7 @@ const AHEAD: usize = 2;
 /// A thread that compresses.
 struct Worker {
     todo: SyncSender<Block>,
-    done: Receiver<io::Result<(Option<Key>, Vec<u8>)>>,
+    done: Receiver<io::Result<(Option<Key>, Buffer)>>,
 }
 
 impl Worker {
@@ -193,10 +205,10 @@ impl Worker {
         let (todo, blocks) = sync_channel::<Block>(AHEAD);
         let (ready, done) = sync_channel(AHEAD);
         scope.spawn(move || {
-            let mut compressor = compressor(level);
+            let (mut compressor, members) = (compressor(level), Pool::default());
             for block in blocks {
                 let made = match &mut compressor {
-                    Ok(compressor) => found_or_made(store, compressor, level, &block),
+                    Ok(compressor) => found_or_made(store, compressor, level, &block, members.take()),
                     Err(error) => Err(io::Error::other(error.to_string())),
                 };
                 // Nobody wants it where writing failed.
@@ -215,13 +227,17 @@ fn found_or_made(
     compressor: &mut Compressor,
     level: i32,
     block: &[u8],
-) -> io::Result<(Option<Key>, Vec<u8>)> {
+    mut made: Buffer,
+) -> io::Result<(Option<Key>, Buffer)> {
     if block.len() < BLOCK {
-        return Ok((None, member(compressor, block)?));
+        return Ok((None, member(compressor, block, made)?));
     }
     let key = (level, libdeflater::crc32(block));
-    let found = store.0.members.find(store, key, block);
-    Ok((Some(key), found.map_or_else(|| member(compressor, block), Ok)?))
+    match store.0.members.find(store, key, block) {
+        Some(found) => *made = found,
+        None => made = member(compressor, block, made)?,
+    }
+    Ok((Some(key), made))
 }
 
 fn compressor(level: i32) -> io::Result<Compressor> {
@@ -229,8 +245,8 @@ fn compressor(level: i32) -> io::Result<Compressor> {
     Ok(Compressor::new(level))
 }
 
-fn member(compressor: &mut Compressor, block: &[u8]) -> io::Result<Vec<u8>> {
-    let mut made = vec![0; compressor.gzip_compress_bound(block.len())];
+fn member(compressor: &mut Compressor, block: &[u8], mut made: Buffer) -> io::Result<Buffer> {
+    made.resize(compressor.gzip_compress_bound(block.len()), 0);
     let length = compressor.gzip_compress(block, &mut made).map_err(io::Error::other)?;
     made.truncate(length);
     Ok(made)
@@ -268,7 +284,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(root.path(), crate::Options::default()).unwrap();
         for compression in [Compression::None, Compression::Gzip(1), Compression::Zstd(1)] {
-            let made = stream(&store, compression, Full, |out| {
+            let made = stream(&store, compression, true, Full, |out| {
                 // More than what waits between the threads, so that the writer finds the packer gone.
                 (0..64).try_for_each(|_| out.write_all(&vec![7; BLOCK]))
             });

@@ -6,6 +6,7 @@ mod compress;
 mod members;
 mod modest;
 mod pack;
+mod pool;
 mod tree;
 mod unpack;
 mod write;
@@ -14,7 +15,7 @@ use oci::{Digest, media};
 
 pub(crate) use members::Members;
 pub(crate) use pack::Packing;
-pub use pack::{find, pack};
+pub use pack::{find, pack, pack_into};
 pub use tree::{Owners, TarWriter, write_dir, write_file};
 pub use unpack::{Unpacked, newest, unpack, unpack_archive};
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -12,37 +12,83 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::compress::Sink;
 use super::write::{self, Entry, Type};
-use super::{Packed, Recipe, compress};
+use super::{Compression, Packed, Recipe, compress};
 use crate::error::{Doing, Result};
 use crate::view::{self, is_opaque, is_whiteout};
-use crate::{Form, SnapshotId, Store};
+use crate::{Blob, BlobWriter, Form, SnapshotId, Store};
 
 /// The layer's blob, made now or found.
 pub fn pack(store: &Store, id: SnapshotId, recipe: &Recipe) -> Result<Packed> {
+    packed(store, id, recipe, None)
+}
+
+/// The same, and its bytes go into `out` while they are made. One that is not compressed goes there only: in the store it
+/// would be a second copy of the snapshot's files.
+pub fn pack_into(store: &Store, id: SnapshotId, recipe: &Recipe, out: &mut (dyn Write + Send)) -> Result<Packed> {
+    packed(store, id, recipe, Some(out))
+}
+
+fn packed(store: &Store, id: SnapshotId, recipe: &Recipe, mut also: Option<&mut (dyn Write + Send)>) -> Result<Packed> {
     // Who wants a layer that somebody packs already waits, and finds it.
     let _turn = store.0.packing.enter(id);
     if let Some(found) = find(store, id, recipe)? {
+        if let Some(out) = &mut also {
+            let blob = store.blobs().open(&found.digest)?;
+            let copied = io::copy(&mut BufReader::with_capacity(READ, blob), out);
+            copied.doing("pass on", &store.blobs().path(&found.digest))?;
+        }
         return Ok(found);
     }
     let folders = store.snapshots().parts(id)?;
-    let writer = store.blobs().writer()?;
-    let packed = compress::stream(store, recipe.compression, writer, |out| {
+    let is_plain = recipe.compression == Compression::None;
+    let kept = also.is_none() || !is_plain;
+    let out = Both { blob: kept.then(|| store.blobs().writer()).transpose()?, also };
+    // A blob's own digest is that of its plain bytes where nothing is compressed.
+    let hash = !(kept && is_plain);
+    let packed = compress::stream(store, recipe.compression, hash, out, |out| {
         let mut walk = Walk { out, clamp: recipe.clamp, names: HashMap::new() };
         walk.folder(&folders, b"")?;
         write::end(walk.out)
     });
-    let (writer, plain, made) = packed.doing("pack the layer", &folders[0])?;
-    let blob = writer.commit(None)?;
-    let plain = plain.unwrap_or(compress::Plain { digest: blob.digest, size: blob.size });
-    store.0.members.keep(blob.digest, made);
-    let media_type = recipe.media_type().to_owned();
+    let (out, plain, made) = packed.doing("pack the layer", &folders[0])?;
+    let blob = out.blob.map(|writer| writer.commit(None)).transpose()?;
+    let of_plain = plain.as_ref().map(|plain| Blob { digest: plain.digest, size: plain.size });
+    let (Some(Blob { digest, size }), Some(plain)) = (blob.or(of_plain), of_plain.or(blob)) else {
+        return Err(io::Error::other("nothing was hashed")).doing("pack the layer", &folders[0]);
+    };
     let layers = store.layer_blobs();
     if recipe.clamp.is_none() {
         layers.set_diff(id, plain.digest, plain.size)?;
     }
-    let recipe = recipe.text();
-    layers.add_form(id, Form { media_type: media_type.clone(), recipe, digest: blob.digest, size: blob.size })?;
-    Ok(Packed { media_type, digest: blob.digest, size: blob.size, diff_id: plain.digest, diff_size: plain.size })
+    let media_type = recipe.media_type().to_owned();
+    if kept {
+        store.0.members.keep(digest, made);
+        layers.add_form(id, Form { media_type: media_type.clone(), recipe: recipe.text(), digest, size })?;
+    }
+    Ok(Packed { media_type, digest, size, diff_id: plain.digest, diff_size: plain.size })
+}
+
+/// A blob and whoever takes the same bytes.
+struct Both<'a> {
+    blob: Option<BlobWriter>,
+    also: Option<&'a mut (dyn Write + Send)>,
+}
+
+impl Write for Both<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(also) = &mut self.also {
+            let told = |e: io::Error| io::Error::new(e.kind(), format!("what takes it along can't be written: {e}"));
+            also.write_all(bytes).map_err(told)?;
+        }
+        if let Some(blob) = &mut self.blob {
+            blob.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The layer's blob, if it was made by this recipe.
