@@ -35,6 +35,19 @@ fn copies() {
     assert_eq!(text("unpacked/tree/y"), "tree/y");
 }
 
+/// As BuildKit has it: they are root.
+#[test]
+fn owners_that_are_not_there() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    kitchen.write("f", "x");
+    kitchen.write(
+        "Dockerfile",
+        "FROM base\nCOPY --chown=ghost f /a\nCOPY --chown=cook:ghosts f /b\nCOPY --chown=ghost:cook f /c\n\
+         RUN --mount=type=bind,target=/m stat -c '%u:%g' /a /b /c > /own\n",
+    );
+    assert_eq!(std::fs::read_to_string(kitchen.files(&[]).join("own")).unwrap(), "0:0\n1000:1000\n0:1000\n");
+}
+
 #[test]
 fn ignore_files() {
     let Some(kitchen) = Kitchen::new() else { return };

@@ -55,25 +55,25 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user: String,
     /// `80/tcp`…
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "no_entries")]
     pub exposed_ports: Option<BTreeMap<String, Map<String, Value>>>,
     /// `NAME=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub env: Vec<String>,
     /// Words before the command.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "no_words")]
     pub entrypoint: Option<Vec<String>>,
     /// Default command, or default words for the entrypoint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "no_words")]
     pub cmd: Option<Vec<String>>,
     /// Paths that are volumes at run time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "no_entries")]
     pub volumes: Option<BTreeMap<String, Map<String, Value>>>,
     /// Directory that a container starts in.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
     /// Labels.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "no_entries")]
     pub labels: Option<BTreeMap<String, String>>,
     /// Signal that stops it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -85,14 +85,24 @@ pub struct ContainerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<Value>,
     /// Triggers for images built on this one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "no_words")]
     pub on_build: Option<Vec<String>>,
     /// Shell for the shell forms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "no_words")]
     pub shell: Option<Vec<String>>,
     /// Everything else, kept as it was.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+/// What is empty is left out, as by Go's programs: `CMD []` is no `Cmd` at all.
+fn no_words(words: &Option<Vec<String>>) -> bool {
+    words.as_ref().is_none_or(Vec::is_empty)
+}
+
+/// The same of names with values.
+fn no_entries<T>(entries: &Option<BTreeMap<String, T>>) -> bool {
+    entries.as_ref().is_none_or(BTreeMap::is_empty)
 }
 
 /// Layers of an image.
@@ -177,5 +187,13 @@ mod tests {
         let config: ImageConfig = serde_json::from_str(text).unwrap();
         let back = serde_json::to_value(&config).unwrap();
         assert_eq!(back, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn leaves_out_what_is_empty() {
+        let text = r#"{"Cmd":[],"Entrypoint":[],"Labels":{},"Volumes":{},"ExposedPorts":{},"OnBuild":[],"Shell":[]}"#;
+        let config: ContainerConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(config.cmd, Some(Vec::new()));
+        assert_eq!(serde_json::to_string(&config).unwrap(), "{}");
     }
 }

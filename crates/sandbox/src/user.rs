@@ -135,6 +135,16 @@ fn lookup(text: &str, passwd: Option<&str>, group: Option<&str>) -> Result<Ids, 
     Ok(Ids { uid, gid, groups: extra })
 }
 
+/// A user's and his group's number, by exactly that name; `None` when there is no such line.
+pub fn named(name: &str, passwd: Option<&str>) -> Option<(u32, u32)> {
+    accounts(passwd.unwrap_or_default()).find(|account| account.name == name).map(|account| (account.uid, account.gid))
+}
+
+/// A group's number, likewise.
+pub fn named_group(name: &str, group: Option<&str>) -> Option<u32> {
+    groups(group.unwrap_or_default()).find(|group| group.name == name).map(|group| group.gid)
+}
+
 /// The home directory of `uid`: what `HOME` becomes when the environment doesn't name it. `/` for an unknown user.
 pub fn home(uid: u32, passwd: Option<&str>) -> &str {
     let home = accounts(passwd.unwrap_or_default()).find(|a| a.uid == uid).map(|a| a.home);
@@ -170,6 +180,15 @@ mod tests {
         assert_eq!(ids(":web"), want(0, 33, &[33]));
         assert_eq!(ids("root:root"), want(0, 0, &[0]));
         assert_eq!(ids("odd"), want(0, 0, &[0, 33]), "broken numbers are 0, as moby/sys/user reads them");
+    }
+
+    #[test]
+    fn owners_by_name() {
+        assert_eq!(
+            [named("app", Some(PASSWD)), named("1000", Some(PASSWD)), named("app", None)],
+            [Some((1000, 1001)), None, None]
+        );
+        assert_eq!([named_group("web", Some(GROUP)), named_group("ghosts", Some(GROUP))], [Some(33), None]);
     }
 
     #[test]

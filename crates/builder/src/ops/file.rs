@@ -362,7 +362,8 @@ impl Work<'_> {
         set_time(&place, attributes.time).doing("set the time of", &path)
     }
 
-    /// Numbers of an owner; names are looked up in the tree that the action says.
+    /// Numbers of an owner; names are looked up in the tree that the action says. Who is not there is root, as BuildKit has it:
+    /// there are Dockerfiles that build so.
     fn owner(&mut self, owner: Option<&wire::ChownOpt>, name: &str) -> Result<Option<(u32, u32)>, Error> {
         let Some(owner) = owner else { return Ok(None) };
         let (mut uid, mut gid) = (0, 0);
@@ -370,8 +371,8 @@ impl Work<'_> {
             Some(user_opt::User::ById(id)) => (uid, gid) = (*id, *id),
             Some(user_opt::User::ByName(named)) => {
                 let (view, _) = self.look(named.input, name)?;
-                let ids = sandbox::user::resolve(&named.name, text(&view, "/etc/passwd")?.as_deref(), None)?;
-                (uid, gid) = (ids.uid, ids.gid);
+                let found = sandbox::user::named(&named.name, text(&view, "/etc/passwd")?.as_deref());
+                (uid, gid) = found.unwrap_or((uid, gid));
             }
             None => {}
         }
@@ -379,8 +380,7 @@ impl Work<'_> {
             Some(user_opt::User::ById(id)) => gid = *id,
             Some(user_opt::User::ByName(named)) => {
                 let (view, _) = self.look(named.input, name)?;
-                let both = format!("0:{}", named.name);
-                gid = sandbox::user::resolve(&both, None, text(&view, "/etc/group")?.as_deref())?.gid;
+                gid = sandbox::user::named_group(&named.name, text(&view, "/etc/group")?.as_deref()).unwrap_or(gid);
             }
             None => {}
         }

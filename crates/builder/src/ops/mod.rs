@@ -40,8 +40,6 @@ pub enum Error {
         "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777, or terms such as u+x,go=rX"
     )]
     Mode { mode: String },
-    #[error("can't look up the user: {0}")]
-    User(#[from] sandbox::user::Error),
     #[error("secret {id}: not found: pass it with --secret id={id},src=PATH")]
     NoSecret { id: String },
     #[error("can't {doing} {path}: {source}")]
