@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 use sandbox::rootless::Mode;
 
+use crate::progress::line::width;
+
 /// Builds container images, keeps the build cache, and says why a step was not cached
 #[derive(Parser, Debug)]
 #[command(name = "larder", version, propagate_version = true, max_term_width = 110)]
@@ -224,12 +226,32 @@ pub fn size(bytes: u64) -> String {
 
 /// Rows under headings, each column as wide as it needs.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) {
-    let width = |i: usize| rows.iter().map(|r| r[i].chars().count()).chain([headings[i].len()]).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    print!("{}", lines(headings, rows));
+}
+
+fn lines(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let most = |i: usize| rows.iter().map(|r| width(&r[i])).chain([width(headings[i])]).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..headings.len()).map(most).collect();
     let line = |cells: Vec<&str>| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+        let gap = |cell: &str, most: usize| " ".repeat(most - width(cell));
+        let padded = cells.into_iter().zip(&widths).map(|(cell, most)| format!("{cell}{}", gap(cell, *most)));
+        format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
     };
-    line(headings.to_vec());
-    rows.iter().for_each(|row| line(row.iter().map(String::as_str).collect()));
+    let rows = rows.iter().map(|row| row.iter().map(String::as_str).collect());
+    std::iter::once(headings.to_vec()).chain(rows).map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_a_terminal_shows_them() {
+        let row = |name: &str| vec![name.to_owned(), "1s".to_owned()];
+        insta::assert_snapshot!(lines(&["NAME", "TIME"], &[row("构建镜像"), row("kitchen")]), @r"
+        NAME      TIME
+        构建镜像  1s
+        kitchen   1s
+        ");
+    }
 }

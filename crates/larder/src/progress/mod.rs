@@ -2,7 +2,7 @@
 //! Each display is a fold over the build's one stream of events; printing happens on a thread of its own.
 
 mod failures;
-mod line;
+pub mod line;
 mod plain;
 pub mod raw;
 mod steps;
