@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -84,6 +84,21 @@ impl Guard {
     }
 }
 
+/// A socket that appears under its name once it listens, with its mode: whoever waits for the file can connect when it is there.
+fn bound(path: &Path) -> std::io::Result<UnixListener> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push("~");
+    let draft = PathBuf::from(draft);
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&draft)?;
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o660))?;
+    std::fs::rename(&draft, path)?;
+    Ok(listener)
+}
+
 impl Door {
     /// Opens an address. A socket file that lies there is taken over: whoever holds the store is the one daemon.
     pub fn open(address: &Address, guard: &Guard) -> Result<Door, Error> {
@@ -93,12 +108,7 @@ impl Door {
                 if let Some(folder) = path.parent() {
                     std::fs::create_dir_all(folder).map_err(failed)?;
                 }
-                match std::fs::remove_file(path) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-                    _ => {}
-                }
-                let listener = UnixListener::bind(path).map_err(failed)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+                let listener = bound(path).map_err(failed)?;
                 Socket::Unix(listener, Some(path.clone()))
             }
             Address::Tcp(place) => {
