@@ -1,7 +1,7 @@
 //! Compression on all cores: blocks of the stream are compressed side by side and written in order. The bytes do not
 //! depend on the number of cores. It never buffers more than a few blocks.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::mpsc::{Receiver, RecvError, SyncSender, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -26,6 +26,9 @@ pub struct Plain {
 pub trait Sink: Write {
     /// What follows begins a block: the same bytes behind it give the same blocks, whatever was before.
     fn begin_block(&mut self) -> io::Result<()>;
+
+    /// Writes what `from` gives until it ends. Gives how much that was, in bytes.
+    fn take(&mut self, from: &mut dyn Read) -> io::Result<u64>;
 }
 
 /// Passes what `produce` writes through the compression into `out`, and hashes the plain bytes beside it where that is
@@ -53,7 +56,10 @@ type Block = std::sync::Arc<Buffer>;
 
 /// The plain end: gives each block to the hasher and to the compressors.
 struct Split<'s, W> {
+    /// Always of a block's length.
     block: Buffer,
+    /// How much of it is filled.
+    filled: usize,
     blocks: Pool,
     hash: Option<SyncSender<Block>>,
     pack: Option<SyncSender<Block>>,
@@ -82,14 +88,13 @@ impl<'s, W: Write + Send + 's> Split<'s, W> {
             Compression::Zstd(level) => Ok((zstd(&to_pack, out, level)?, Vec::new())),
         });
         let blocks = Pool::default();
-        Split { block: blocks.take(), blocks, hash, pack: Some(pack), hasher, packer }
+        Split { block: empty(&blocks), filled: 0, blocks, hash, pack: Some(pack), hasher, packer }
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let mut next = self.blocks.take();
-        next.clear();
-        next.reserve_exact(BLOCK);
-        let block = Block::new(std::mem::replace(&mut self.block, next));
+        let mut block = std::mem::replace(&mut self.block, empty(&self.blocks));
+        block.truncate(std::mem::take(&mut self.filled));
+        let block = Block::new(block);
         let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
         if let Some(hash) = &self.hash {
             hash.send(block.clone()).map_err(|_| gone())?;
@@ -97,9 +102,15 @@ impl<'s, W: Write + Send + 's> Split<'s, W> {
         self.pack.as_ref().ok_or_else(gone)?.send(block).map_err(|_| gone())
     }
 
+    /// So many bytes more of the block are filled.
+    fn fill(&mut self, count: usize) -> io::Result<()> {
+        self.filled += count;
+        if self.filled == BLOCK { self.send() } else { Ok(()) }
+    }
+
     fn finish(mut self) -> io::Result<(W, Option<Plain>, Vec<Made>)> {
         // When the packer is gone, its own error says why.
-        let sent = if self.block.is_empty() { Ok(()) } else { self.send() };
+        let sent = self.begin_block();
         (self.hash, self.pack) = (None, None);
         let lost = |_| ended_early();
         let (out, made) = self.packer.join().map_err(lost)??;
@@ -110,13 +121,11 @@ impl<'s, W: Write + Send + 's> Split<'s, W> {
 
 impl<'s, W: Write + Send + 's> Write for Split<'s, W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = BLOCK - self.block.len();
-        let taken = &bytes[..bytes.len().min(room)];
-        self.block.extend_from_slice(taken);
-        if self.block.len() == BLOCK {
-            self.send()?;
-        }
-        Ok(taken.len())
+        let room = &mut self.block[self.filled..];
+        let count = bytes.len().min(room.len());
+        room[..count].copy_from_slice(&bytes[..count]);
+        self.fill(count)?;
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -126,8 +135,29 @@ impl<'s, W: Write + Send + 's> Write for Split<'s, W> {
 
 impl<'s, W: Write + Send + 's> Sink for Split<'s, W> {
     fn begin_block(&mut self) -> io::Result<()> {
-        if self.block.is_empty() { Ok(()) } else { self.send() }
+        if self.filled == 0 { Ok(()) } else { self.send() }
     }
+
+    fn take(&mut self, from: &mut dyn Read) -> io::Result<u64> {
+        let mut taken = 0;
+        loop {
+            match from.read(&mut self.block[self.filled..]) {
+                Ok(0) => return Ok(taken),
+                Ok(count) => {
+                    taken += count as u64;
+                    self.fill(count)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn empty(blocks: &Pool) -> Buffer {
+    let mut block = blocks.take();
+    block.resize(BLOCK, 0);
+    block
 }
 
 fn ended_early() -> io::Error {

@@ -199,14 +199,11 @@ impl Walk<'_> {
     }
 
     fn content(&mut self, at: &Path, size: u64) -> io::Result<()> {
-        let mut file = fs::File::open(at)?.take(size);
-        let copied = if size >= compress::BLOCK as u64 {
+        if size >= compress::BLOCK as u64 {
             // In another layer the same file is cut the same way.
             self.out.begin_block()?;
-            io::copy(&mut BufReader::with_capacity(READ, file), &mut self.out)?
-        } else {
-            io::copy(&mut file, &mut self.out)?
-        };
+        }
+        let copied = self.out.take(&mut fs::File::open(at)?.take(size))?;
         if copied != size {
             return Err(io::Error::other(format!("{} became shorter while it was read", at.display())));
         }
