@@ -17,4 +17,4 @@ pub use explain::{Facts, Lost, explain};
 pub use files::{FileEntry, FileKind, Files};
 pub use ingredients::{Ingredients, Parent, Part, shown};
 pub use record::{Cost, KeyId, Link, Locator, Record};
-pub use solver::{Build, Effect, Event, Index, Reason, ResultId, Save, Solver, Trail, Wanted};
+pub use solver::{Build, Effect, Event, Index, Reason, ResultId, Save, Solver, Stored, Trail, Wanted};

@@ -88,14 +88,15 @@ pub struct Cost {
     pub bytes: u64,
 }
 
-/// One entry of the cache.
+/// One entry of the cache. One that was made here has all outputs of its operation, in their order; one that was imported has
+/// one of them. A result is found by its key, never by the number of its output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// One key an output.
+    /// The keys of outputs.
     pub keys: Vec<KeyId>,
     /// The operation's cache digest.
     pub operation: Digest,
-    /// One stored result an output, in the builder's words.
+    /// One stored result a key, in the builder's words.
     pub results: Vec<String>,
     /// The stored results that it was made from, in the order of the inputs.
     pub inputs: Vec<String>,
@@ -109,6 +110,14 @@ pub struct Record {
     pub build: String,
     /// Where in which project it was.
     pub locator: Locator,
+}
+
+impl Record {
+    /// The stored result under a key, in the builder's words.
+    pub fn result(&self, key: &KeyId) -> Option<&str> {
+        let place = self.keys.iter().position(|k| k == key)?;
+        self.results.get(place).map(String::as_str)
+    }
 }
 
 #[cfg(test)]

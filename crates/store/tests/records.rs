@@ -206,9 +206,9 @@ fn the_solver_finds_what_was_saved() {
     let mut expected = [(parent, link), (digest(3), link)];
     expected.sort();
     assert_eq!(parents, expected);
-    assert_eq!(index.newest(&all, &[digest(99), key], 1), Some((key, new)));
+    assert_eq!(index.newest(&all, &[digest(99), key]), Some((key, new)));
     records.renew(&old, 30).unwrap();
-    assert_eq!(index.newest(&all, &[key], 1), Some((key, old)));
+    assert_eq!(index.newest(&all, &[key]), Some((key, old)));
     assert_eq!(records.use_now(&old).unwrap(), solved(key, 10, listing));
     assert_eq!(store.last_use(Resource::Snapshot(snapshot)).unwrap().map(|(_, count)| count), Some(1));
     assert_eq!(records.of_operation(&digest(8)).unwrap(), [old, new]);
@@ -222,7 +222,7 @@ fn the_solver_finds_what_was_saved() {
     index.failure().unwrap();
 
     store.snapshots().remove(snapshot).unwrap();
-    assert_eq!(index.newest(&all, &[key], 1), None);
+    assert_eq!(index.newest(&all, &[key]), None);
     assert!(matches!(records.use_now(&old), Err(Error::NotFound { .. })));
     let lost = records.lost(&[digest(99), key]).unwrap().unwrap();
     assert!(matches!(lost.cause, solver::Cause::BlobMissing { .. }));

@@ -64,10 +64,9 @@ fn find(store: &Store, imports: &Imports, keys: &[KeyId]) -> Result<Option<Found
     if let Some((key, id)) = store.records().newest(keys)?
         && let (Some(record), Some(row)) = (store.records().load(&id)?, store.records().row(&id)?)
     {
-        let place = record.keys.iter().position(|k| *k == key);
-        let text = place.and_then(|place| record.results.get(place));
         // An empty tree has no layer, and so no record that another could read.
-        return Ok(text.and_then(|t| results::tree(t)).flatten().map(|tree| Found::Here(tree, row.created)));
+        let tree = record.result(&key).and_then(results::tree).flatten();
+        return Ok(tree.map(|tree| Found::Here(tree, row.created)));
     }
     let elsewhere = keys.iter().find_map(|key| imports.of_key(key));
     Ok(elsewhere.map(|(import, output)| Found::Elsewhere(import.clone(), output.clone())))

@@ -8,7 +8,7 @@ use oci::{Descriptor, Digest, Manifest, ManifestOrIndex};
 use registry::filter::Filter;
 use serde::Deserialize;
 use solver::exchange::{Config, Imported, Listing, Output, UNCOMPRESSED};
-use solver::{Cause, KeyId, Link};
+use solver::{Cause, KeyId, Link, Stored};
 
 use super::place::Place;
 use super::{Error, Request, cause, shelf, tags};
@@ -137,9 +137,9 @@ impl Import {
         self.index.output(key).filter(|_| !lost.contains_key(key))
     }
 
-    /// The links that lead to a key of an operation with this cache digest.
-    pub fn links(&self, key: &KeyId, operation: Digest) -> Vec<(KeyId, Link, KeyId)> {
-        self.index.links(key, operation, 0)
+    /// The links that lead to the key of an output of an operation with this cache digest.
+    pub fn links(&self, stored: &Stored, operation: Digest) -> Vec<(KeyId, Link, KeyId)> {
+        self.index.links(&stored.key, operation, stored.output)
     }
 
     /// The layers of a result.

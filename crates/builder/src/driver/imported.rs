@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use graph::Vertex;
 use oci::{Digest, Platform};
-use solver::{Build, Cause, Cost, Event, Index, KeyId, Link, Locator, Record, ResultId, Save};
+use solver::{Build, Cause, Cost, Event, Index, KeyId, Link, Locator, Record, ResultId, Save, Stored};
 
 use super::results::Held;
 use super::{Driver, State};
@@ -34,11 +34,11 @@ impl Index for Caches<'_> {
         keys
     }
 
-    fn newest(&self, builds: &BTreeSet<Build>, keys: &[KeyId], outputs: u32) -> Option<(KeyId, Digest)> {
-        let here = self.store.newest(builds, keys, outputs);
+    fn newest(&self, builds: &BTreeSet<Build>, keys: &[KeyId]) -> Option<(KeyId, Digest)> {
+        let here = self.store.newest(builds, keys);
         // A record of a cache has one result; its key is its name.
         let key = || self.of(builds).find_map(|imports| keys.iter().find(|key| imports.of_key(key).is_some()));
-        here.or_else(|| key().filter(|_| outputs == 1).map(|key| (*key, *key)))
+        here.or_else(|| key().map(|key| (*key, *key)))
     }
 }
 
@@ -64,18 +64,19 @@ impl State {
     }
 
     /// The links of a record that was found, so that it is found again without the cache it came from.
-    pub fn imported_links(&self, step: &Digest, key: &KeyId) -> Vec<(KeyId, Link, KeyId)> {
+    pub fn imported_links(&self, step: &Digest, stored: &Stored) -> Vec<(KeyId, Link, KeyId)> {
         let map = self.vertex(step).and_then(|v| solver::key::cache_map(&v, &Platform::host()).ok());
-        let import = self.import(step, key);
-        import.zip(map).map(|(import, map)| import.links(key, map.digest)).unwrap_or_default()
+        let import = self.import(step, &stored.key);
+        import.zip(map).map(|(import, map)| import.links(stored, map.digest)).unwrap_or_default()
     }
 }
 
-/// A record of an imported cache as a step's result; `None` when no cache of its builds has it.
-pub fn load(driver: &Driver, work: &Work, vertex: &Vertex, key: KeyId) -> Option<Result<Vec<ResultId>, Cause>> {
+/// A record of an imported cache as the result of one output of a step; `None` when no cache of its builds has it.
+pub fn load(driver: &Driver, work: &Work, vertex: &Vertex, stored: &Stored) -> Option<Result<ResultId, Cause>> {
     let mut state = driver.lock();
-    let import = state.import(&vertex.digest, &key)?;
-    let links = state.imported_links(&vertex.digest, &key);
+    let key = stored.key;
+    let import = state.import(&vertex.digest, &key).filter(|_| stored.record == key)?;
+    let links = state.imported_links(&vertex.digest, stored);
     let operation = links.first().map(|(_, link, _)| link.digest);
     let map = || solver::key::cache_map(vertex, &Platform::host()).ok().map(|map| map.digest);
     let operation = operation.or_else(map)?;
@@ -95,7 +96,7 @@ pub fn load(driver: &Driver, work: &Work, vertex: &Vertex, key: KeyId) -> Option
     let remote = Remote::new(&import, vertex.digest, record, links)?;
     let held = Held::new(&work.engine.store, Live::Remote(Arc::new(remote)));
     let held = held.map_err(|e| Cause::BlobMissing { digest: key.to_string(), looked: vec![e.to_string()] });
-    Some(held.map(|held| vec![state.hold(held, vertex.digest, String::new())]))
+    Some(held.map(|held| state.hold(held, vertex.digest, String::new())))
 }
 
 /// Brings the inputs that lie elsewhere; the event that says so when one can't be had.

@@ -7,7 +7,7 @@ mod perform;
 pub mod remains;
 pub(crate) mod results;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use graph::{Edge, Graph, Vertex};
@@ -169,18 +169,23 @@ impl Driver {
             Effect::Compare { vertex, operation, inputs } => {
                 self.start(engine, state, vertex, perform::Job::Compare { operation, inputs })
             }
-            Effect::Load { vertex, record } => self.start(engine, state, vertex, perform::Job::Load { record }),
+            Effect::Load { vertex, stored } => self.start(engine, state, vertex, perform::Job::Load { stored }),
             Effect::Run { vertex, inputs, reason, ran, save } => {
                 self.start(engine, state, vertex, perform::Job::Run { inputs, reason, ran, save })
             }
-            Effect::Hit { vertex, source, record, builds, renew } => {
-                if let Some((key, import)) = record.and_then(|key| Some((key, state.import(&vertex, &key)?))) {
-                    state.tell_hit(vertex, &HitSource::Imported(import.backend.clone()), &builds);
-                    let links = state.imported_links(&vertex, &key);
-                    return state.or_warn(engine.store.records().link(&links));
+            Effect::Hit { vertex, source, stored, builds, renew } => {
+                let (elsewhere, here): (Vec<_>, Vec<_>) = stored
+                    .iter()
+                    .map(|s| (s, state.import(&vertex, &s.record)))
+                    .partition(|(_, import)| import.is_some());
+                let backend = elsewhere.iter().find_map(|(_, import)| Some(import.as_ref()?.backend.clone()));
+                state.tell_hit(vertex, &backend.map_or(source, HitSource::Imported), &builds);
+                let links: Vec<_> = elsewhere.iter().flat_map(|(s, _)| state.imported_links(&vertex, s)).collect();
+                if !links.is_empty() {
+                    state.or_warn(engine.store.records().link(&links));
                 }
-                state.tell_hit(vertex, &source, &builds);
-                if let (true, Some(record)) = (renew, record) {
+                let records: BTreeSet<Digest> = here.iter().filter(|_| renew).map(|(s, _)| s.record).collect();
+                for record in records {
                     let now = crate::event::now_millis();
                     state.or_warn(engine.store.records().renew(&record, now));
                 }

@@ -1,12 +1,13 @@
 //! What the solver asks for, done: keys of sources, hashes, comparisons, loading, running. One task each.
 //! A task answers with an event; it never touches the solver.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use graph::{Kind, Vertex};
 use oci::Digest;
-use solver::{Cause, Cost, Event, KeyId, Locator, Reason, Record, ResultId, Save, Verdict};
+use solver::{Cause, Cost, Event, Locator, Reason, Record, ResultId, Save, Stored, Verdict};
 use store::SnapshotId;
 
 use super::because::{self, Question};
@@ -26,8 +27,8 @@ pub enum Job {
     Hash { input: u32, result: ResultId },
     /// Find a record made from the same trees.
     Compare { operation: Digest, inputs: Vec<ResultId> },
-    /// Make a record's results available.
-    Load { record: Digest },
+    /// Make stored results available.
+    Load { stored: Vec<Stored> },
     /// Do the step.
     Run { inputs: Vec<ResultId>, reason: Reason, ran: Vec<Digest>, save: Option<Save> },
 }
@@ -74,17 +75,11 @@ impl Job {
                 // Not finding an earlier result only costs the run.
                 let found = compare(driver, work, operation, &inputs).await.unwrap_or_else(|error| {
                     driver.lock().warn(&format!("earlier results could not be compared: {error}"));
-                    None
+                    Vec::new()
                 });
                 Event::Compared { vertex: step, found }
             }
-            Job::Load { record } => {
-                let results = match imported::load(driver, work, vertex, record) {
-                    Some(imported) => imported,
-                    None => load(driver, work, record).await,
-                };
-                Event::Loaded { vertex: step, results }
-            }
+            Job::Load { stored } => Event::Loaded { vertex: step, results: load(driver, work, vertex, &stored).await },
             Job::Run { inputs, reason, ran, save } => {
                 let results = run(driver, work, vertex, &inputs, reason, &ran, save).await;
                 Event::Ran { vertex: step, results: results.map_err(|e| e.to_string()) }
@@ -140,17 +135,12 @@ async fn hash(driver: &Driver, work: &Work, vertex: &Vertex, input: u32, result:
 /// How many earlier records of an operation are looked at.
 const COMPARED: usize = 8;
 
-async fn compare(
-    driver: &Driver,
-    work: &Work,
-    operation: Digest,
-    inputs: &[ResultId],
-) -> Result<Option<(KeyId, Digest)>, Error> {
+async fn compare(driver: &Driver, work: &Work, operation: Digest, inputs: &[ResultId]) -> Result<Vec<Stored>, Error> {
     let lives = driver.lock().lives(inputs)?;
     let mut trees = Vec::new();
     for live in &lives {
         match live {
-            Live::Local(_) => return Ok(None),
+            Live::Local(_) => return Ok(Vec::new()),
             live => trees.push(live.snapshot(work).await?),
         }
     }
@@ -158,8 +148,8 @@ async fn compare(
     blocking("compared trees", move || {
         for id in store.records().of_operation(&operation)?.into_iter().take(COMPARED) {
             let Some(record) = store.records().load(&id)? else { continue };
-            let (Some(key), true) = (record.keys.first(), record.inputs.len() == trees.len()) else { continue };
-            let mut same = true;
+            // One that was imported says nothing of inputs, and has not all outputs.
+            let mut same = record.inputs.len() == trees.len();
             for (text, tree) in record.inputs.iter().zip(&trees) {
                 same = same && results::tree(text).is_some_and(|old| same_tree(&store, old, *tree).unwrap_or(false));
             }
@@ -167,10 +157,11 @@ async fn compare(
                 results::tree(r).is_some_and(|t| t.is_none_or(|id| store.snapshots().has(id).unwrap_or(false)))
             });
             if same && usable {
-                return Ok(Some((*key, id)));
+                let stored = |(output, key)| Stored { output, key, record: id };
+                return Ok((0..).zip(record.keys).map(stored).collect());
             }
         }
-        Ok::<_, store::Error>(None)
+        Ok::<_, store::Error>(Vec::new())
     })
     .await
 }
@@ -194,24 +185,39 @@ fn same_tree(store: &store::Store, a: Option<SnapshotId>, b: Option<SnapshotId>)
     Ok(true)
 }
 
-async fn load(driver: &Driver, work: &Work, id: Digest) -> Result<Vec<ResultId>, Cause> {
+async fn load(
+    driver: &Driver,
+    work: &Work,
+    vertex: &Vertex,
+    stored: &[Stored],
+) -> Result<BTreeMap<u32, ResultId>, Cause> {
+    let mut results = BTreeMap::new();
+    for one in stored {
+        let loaded = match imported::load(driver, work, vertex, one) {
+            Some(imported) => imported,
+            None => load_here(driver, work, one).await,
+        };
+        results.insert(one.output, loaded?);
+    }
+    Ok(results)
+}
+
+/// A result that a record of this store has.
+async fn load_here(driver: &Driver, work: &Work, stored: &Stored) -> Result<ResultId, Cause> {
     let missing = |what: String| Cause::BlobMissing { digest: what, looked: vec!["this store".to_owned()] };
-    let store = work.engine.store.clone();
+    let (store, id) = (work.engine.store.clone(), stored.record);
     let used = blocking("loaded a record", move || store.records().use_now(&id)).await;
     let record = used.map_err(|e| missing(format!("record {} ({e})", id.short())))?;
-    let mut ids = Vec::new();
-    for text in &record.results {
-        let tree = results::tree(text).ok_or_else(|| missing(text.clone()))?;
-        let live = tree.map_or(Live::Scratch, Live::Snapshot);
-        if let Some(snapshot) = tree
-            && !work.engine.store.snapshots().has(snapshot).unwrap_or(false)
-        {
-            return Err(missing(text.clone()));
-        }
-        let held = Held::new(&work.engine.store, live).map_err(|e| missing(e.to_string()))?;
-        ids.push(driver.lock().hold(held, work.step, text.clone()));
+    let text = record.result(&stored.key).ok_or_else(|| missing(format!("record {}", id.short())))?;
+    let tree = results::tree(text).ok_or_else(|| missing(text.to_owned()))?;
+    let live = tree.map_or(Live::Scratch, Live::Snapshot);
+    if let Some(snapshot) = tree
+        && !work.engine.store.snapshots().has(snapshot).unwrap_or(false)
+    {
+        return Err(missing(text.to_owned()));
     }
-    Ok(ids)
+    let held = Held::new(&work.engine.store, live).map_err(|e| missing(e.to_string()))?;
+    Ok(driver.lock().hold(held, work.step, text.to_owned()))
 }
 
 async fn run(

@@ -7,7 +7,11 @@
 //! miss runs once its inputs are there and its result is wanted; what is a hit is loaded only if its result is wanted.
 //!
 //! Same vertices of several builds are one node. Nothing is stored here for longer than builds want it.
+//!
+//! Each output of a step is found, stored and loaded for itself: a step is a hit when those that are wanted are there,
+//! whichever others are not. One that is wanted later is looked for then. Running makes all of them.
 
+mod keys;
 mod node;
 mod step;
 #[cfg(test)]
@@ -22,7 +26,7 @@ use oci::{Digest, Platform};
 use crate::cause::{Cause, HitSource};
 use crate::key::Malformed;
 use crate::record::{KeyId, Link};
-use node::{Node, Stage};
+use node::Node;
 
 /// A build, by a number of the driver's.
 pub type Build = u64;
@@ -35,8 +39,19 @@ pub struct ResultId(pub u64);
 pub trait Index {
     /// Keys that `link` leads to from `parent`. `builds` ask: what only some builds may see is for them alone.
     fn children(&self, builds: &BTreeSet<Build>, parent: &KeyId, link: &Link) -> Vec<KeyId>;
-    /// The best usable record with `outputs` results under any of `keys`, with its key.
-    fn newest(&self, builds: &BTreeSet<Build>, keys: &[KeyId], outputs: u32) -> Option<(KeyId, Digest)>;
+    /// The best record with a usable result under any of `keys`, which are keys of one output, and which of them that is.
+    fn newest(&self, builds: &BTreeSet<Build>, keys: &[KeyId]) -> Option<(KeyId, Digest)>;
+}
+
+/// Where the result of one output of a step is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Which output.
+    pub output: u32,
+    /// The key that its result has in the record.
+    pub key: KeyId,
+    /// The record.
+    pub record: Digest,
 }
 
 /// An edge that a build wants.
@@ -65,11 +80,11 @@ pub enum Event {
     Keyed { vertex: Digest, keys: Result<Vec<Digest>, String> },
     /// Answer to [`Effect::Hash`].
     Hashed { vertex: Digest, input: u32, content: Result<Digest, String> },
-    /// Answer to [`Effect::Compare`]: key of an earlier record of the step on the same trees, and that record.
-    Compared { vertex: Digest, found: Option<(KeyId, Digest)> },
-    /// Answer to [`Effect::Load`].
-    Loaded { vertex: Digest, results: Result<Vec<ResultId>, Cause> },
-    /// Answer to [`Effect::Run`].
+    /// Answer to [`Effect::Compare`]: all outputs of an earlier record of the step on the same trees; empty for none.
+    Compared { vertex: Digest, found: Vec<Stored> },
+    /// Answer to [`Effect::Load`]: the results by output.
+    Loaded { vertex: Digest, results: Result<BTreeMap<u32, ResultId>, Cause> },
+    /// Answer to [`Effect::Run`]: one result an output.
     Ran { vertex: Digest, results: Result<Vec<ResultId>, String> },
     /// Answer to [`Effect::Hash`], [`Effect::Compare`] or [`Effect::Run`]: a result that the step needs can't be had after
     /// all. What gave it runs, and the step is taken up again.
@@ -105,7 +120,7 @@ pub struct Save {
     pub keys: Vec<KeyId>,
     /// From keys of inputs to `keys`.
     pub links: Vec<(KeyId, Link, KeyId)>,
-    /// Other keys of the first output, under which no record was usable.
+    /// Other keys of the outputs, under which no record was usable.
     pub found: Vec<KeyId>,
 }
 
@@ -119,12 +134,13 @@ pub enum Effect {
     Hash { vertex: Digest, input: u32, result: ResultId },
     /// Find an earlier record of `operation` that was made from the same trees.
     Compare { vertex: Digest, operation: Digest, inputs: Vec<ResultId> },
-    /// Make a record's results available.
-    Load { vertex: Digest, record: Digest },
+    /// Make these results available.
+    Load { vertex: Digest, stored: Vec<Stored> },
     /// Do the step. `ran`: inputs that are misses themselves. `save`: where its result belongs (sources have none).
     Run { vertex: Digest, inputs: Vec<ResultId>, reason: Reason, ran: Vec<Digest>, save: Option<Save> },
-    /// The step is a hit for these builds. `renew`: the record is from now on the newest of its definition.
-    Hit { vertex: Digest, source: HitSource, record: Option<Digest>, builds: Vec<Build>, renew: bool },
+    /// The step is a hit for these builds (none, when all of them were told before of other outputs). `renew`: the records
+    /// are from now on the newest of their definition.
+    Hit { vertex: Digest, source: HitSource, stored: Vec<Stored>, builds: Vec<Build>, renew: bool },
     /// More links to a key that was found.
     Link { links: Vec<(KeyId, Link, KeyId)> },
     /// Nobody wants the step any more: stop it. No answer is expected.
@@ -172,15 +188,12 @@ impl Solver {
             Event::Cancel { build } => self.forget(build),
             Event::Keyed { vertex, keys } => self.answered(vertex, |node| node.keyed(keys)),
             Event::Hashed { vertex, input, content } => self.answered(vertex, |node| node.hashed(input, content)),
-            Event::Compared { vertex, found: Some(found) } => self.answered(vertex, |node| node.compared(found)),
-            Event::Compared { vertex, found: None } => {
-                // Through `miss`, which gives it the key that its readers look themselves up by.
-                if self.nodes.contains_key(&vertex) {
-                    self.miss(vertex, Reason::NoRecord);
-                    self.queue.push_back(vertex);
-                }
+            Event::Compared { vertex, found } => self.compared(vertex, &found),
+            Event::Loaded { vertex, results: Ok(results) } => self.answered(vertex, |node| node.loaded(results)),
+            Event::Loaded { vertex, results: Err(cause) } => {
+                self.miss(vertex, Reason::Unusable(cause));
+                self.queue.push_back(vertex);
             }
-            Event::Loaded { vertex, results } => self.answered(vertex, |node| node.loaded(results)),
             Event::Ran { vertex, results } => self.answered(vertex, |node| node.ran(results)),
             Event::Lost { vertex, result, cause } => self.lost(vertex, result, &cause),
         }
@@ -204,9 +217,11 @@ impl Solver {
     fn begin(&mut self, build: Build, order: Order) {
         let Order { wanted, graph, .. } = &order;
         let mut needed: Vec<Digest> = wanted.iter().map(|w| w.edge.vertex).collect();
-        let mut reached: std::collections::HashSet<Digest> = needed.iter().copied().collect();
+        let mut reached: HashSet<Digest> = needed.iter().copied().collect();
+        let mut edges: BTreeSet<Edge> = wanted.iter().map(|w| w.edge).collect();
         while let Some(digest) = needed.pop() {
             for input in graph.get(&digest).iter().flat_map(|v| &v.inputs) {
+                edges.insert(*input);
                 if reached.insert(input.vertex) {
                     needed.push(input.vertex);
                 }
@@ -223,13 +238,14 @@ impl Solver {
             node.builds.insert(build);
             self.failed |= node.error().is_some();
             if known {
-                self.effects.extend(node.joined(build));
+                let edge = |output| Edge { vertex: vertex.digest, output };
+                let read = edges.range(edge(0)..=edge(u32::MAX)).map(|edge| edge.output);
+                self.effects.extend(node.joined(build, read));
             }
         }
         for w in wanted {
             if let Some(node) = self.nodes.get_mut(&w.edge.vertex) {
-                node.want_key = true;
-                node.want_result |= w.result;
+                node.ask(w.edge.output, w.result);
                 node.targets = true;
                 self.queue.push_back(w.edge.vertex);
             }
@@ -244,7 +260,12 @@ impl Solver {
             // Another reader may have said so before: then it runs, or has run, already.
             let giver = self.nodes.get_mut(&edge.vertex).filter(|n| n.result(edge.output) == Some(result));
             if let Some(giver) = giver {
-                giver.stage = Stage::Miss { reason: Reason::Unusable(cause.clone()), running: false };
+                giver.results.remove(&edge.output);
+                giver.stored.remove(&edge.output);
+                // One that is about another of its outputs comes to this one after that.
+                if !giver.is_busy() && giver.error().is_none() {
+                    self.miss(edge.vertex, Reason::Unusable(cause.clone()));
+                }
                 self.queue.push_back(edge.vertex);
             }
         }
@@ -255,7 +276,7 @@ impl Solver {
     fn trail(&self, order: &Order) -> Vec<Trail> {
         let known = order.graph.vertices().filter_map(|v| self.nodes.get(&v.digest)).filter(|n| !n.is_source());
         let of = |node: &Node| {
-            let keys: Vec<_> = (0..step::outputs(node)).map(|output| self.output_keys(node, output)).collect();
+            let keys: Vec<_> = (0..node.outputs()).map(|output| self.output_keys(node, output)).collect();
             keys.iter().any(|list| !list.is_empty()).then_some(Trail { vertex: node.vertex.digest, keys })
         };
         known.filter_map(of).collect()
@@ -307,15 +328,16 @@ impl Solver {
         }
         for vertex in order.graph.vertices().rev() {
             let node = self.nodes.get(&vertex.digest).filter(|node| node.builds.contains(&build));
-            if node.is_some_and(|node| node.is_unneeded() && !needed.contains(&vertex.digest)) {
-                unneeded.push(vertex.digest);
-            } else if is_failed && !node.is_some_and(|node| node.told) {
+            let untold = node.filter(|node| node.is_untold(build) && !needed.contains(&vertex.digest));
+            if let Some(node) = untold {
+                unneeded.push((vertex.digest, node.results.is_empty()));
+            } else if is_failed && !node.is_some_and(|node| node.told.contains(&build)) {
                 needed.extend(vertex.inputs.iter().map(|input| input.vertex));
             }
         }
-        self.effects.extend(unneeded.into_iter().rev().map(|vertex| {
-            let (source, builds) = (HitSource::NotNeeded, vec![build]);
-            Effect::Hit { vertex, source, record: None, builds, renew: false }
+        self.effects.extend(unneeded.into_iter().rev().map(|(vertex, is_unneeded)| {
+            let source = if is_unneeded { HitSource::NotNeeded } else { HitSource::Shared };
+            Effect::Hit { vertex, source, stored: Vec::new(), builds: vec![build], renew: false }
         }));
     }
 
@@ -326,6 +348,7 @@ impl Solver {
         let mut gone = Vec::new();
         for (digest, node) in &mut self.nodes {
             node.builds.remove(&build);
+            node.told.remove(&build);
             if node.builds.is_empty() {
                 gone.push(*digest);
             }

@@ -6,29 +6,30 @@ use std::sync::Arc;
 use graph::{Kind, Vertex};
 use oci::{Digest, Platform};
 
-use super::{Build, Effect, Reason, ResultId, Wanted};
-use crate::cause::{Cause, HitSource};
+use super::{Build, Effect, Reason, ResultId, Stored, Wanted};
+use crate::cause::HitSource;
 use crate::key::{self, CacheMap};
 use crate::record::KeyId;
 
-/// Where a step stands. It only moves downwards, but for a hit that can't be loaded.
+/// Where a step stands. It only moves downwards, but for a hit that can't be loaded, and when an output is wanted that was not
+/// before.
 #[derive(Debug)]
 pub enum Stage {
     /// Its inputs' keys (or, for a source, its own) are not known yet.
     Unkeyed,
-    /// Its definition has keys and no record under them: what reads it may be a hit all the same. It goes on only when its
-    /// result is wanted.
+    /// Its definition has keys and no record under them, or not for every output: what reads it may be a hit all the same. It
+    /// goes on only when its result is wanted.
     Known,
     /// Definition keys gave no hit: content of inputs is being made and hashed.
     Content,
     /// Content gave no hit either: the driver compares the inputs' trees with those of earlier records.
     Compare { asked: bool },
-    /// A record was found.
-    Hit { record: Digest, loading: bool },
+    /// Records were found for the outputs that matter.
+    Hit { loading: bool },
     /// It has to run when its result is wanted.
     Miss { reason: Reason, running: bool },
-    /// Its results are there.
-    Done(Vec<ResultId>),
+    /// The results that were wanted are there; all of them when it ran.
+    Done,
     /// It, or something that it needs, failed. `own` is false when another step's error is the cause.
     Failed { error: String, own: bool },
 }
@@ -40,18 +41,24 @@ pub struct Node {
     pub builds: BTreeSet<Build>,
     /// Steps that read it.
     pub readers: BTreeSet<Digest>,
-    pub want_key: bool,
-    pub want_result: bool,
+    /// Outputs that somebody reads.
+    pub read: BTreeSet<u32>,
+    /// Outputs whose results are wanted.
+    pub wanted: BTreeSet<u32>,
     /// Some build names it as its target: a miss runs even if only its key is wanted.
     pub targets: bool,
     /// A source that was asked for its key.
     pub asked: bool,
     /// Cache digests of a source.
     pub source_keys: Vec<Digest>,
-    /// Keys under which no record was found: its readers are looked for under them all the same.
-    pub found: Vec<KeyId>,
+    /// Keys that were found, by output, with or without a record: its readers are looked for under them.
+    pub found: BTreeMap<u32, Vec<KeyId>>,
     /// Found or given keys, by output.
     pub keys: BTreeMap<u32, Vec<KeyId>>,
+    /// Outputs that records were found for.
+    pub stored: BTreeMap<u32, Stored>,
+    /// Results that are there, by output.
+    pub results: BTreeMap<u32, ResultId>,
     /// Content digests of inputs.
     pub contents: BTreeMap<u32, Digest>,
     /// Inputs whose content was asked for.
@@ -60,8 +67,8 @@ pub struct Node {
     pub fresh: bool,
     /// It was a miss and its result was made by running.
     pub has_run: bool,
-    /// A hit was told.
-    pub told: bool,
+    /// Builds that were told of a hit.
+    pub told: BTreeSet<Build>,
     /// The stage that its readers were last woken for.
     pub announced: u8,
 }
@@ -82,18 +89,20 @@ impl Node {
             stage,
             builds: BTreeSet::new(),
             readers: BTreeSet::new(),
-            want_key: false,
-            want_result: false,
+            read: BTreeSet::new(),
+            wanted: BTreeSet::new(),
             targets: false,
             asked: false,
             source_keys: Vec::new(),
-            found: Vec::new(),
+            found: BTreeMap::new(),
             keys: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            results: BTreeMap::new(),
             contents: BTreeMap::new(),
             hashing: BTreeSet::new(),
             fresh: false,
             has_run: false,
-            told: false,
+            told: BTreeSet::new(),
             announced: 0,
         }
     }
@@ -106,9 +115,47 @@ impl Node {
         matches!(self.vertex.kind(), Some(Kind::Exec(_)))
     }
 
+    /// How many outputs the operation has.
+    pub fn outputs(&self) -> u32 {
+        let last = match self.vertex.kind() {
+            Some(Kind::Exec(op)) => op.mounts.iter().map(|m| m.output).max(),
+            Some(Kind::File(op)) => op.actions.iter().map(|a| a.output).max(),
+            _ => Some(0),
+        };
+        u32::try_from(last.unwrap_or(0).max(0)).unwrap_or(0) + 1
+    }
+
+    /// Asks for the keys of an output, and for its result; says whether that is new.
+    pub fn ask(&mut self, output: u32, result: bool) -> bool {
+        let is_read = self.read.insert(output);
+        (result && self.wanted.insert(output)) || is_read
+    }
+
+    /// Wanted outputs whose results are not there.
+    pub fn missing(&self) -> impl Iterator<Item = u32> {
+        self.wanted.iter().copied().filter(|output| !self.results.contains_key(output))
+    }
+
+    /// Whether there is a record for every output that matters: those that are wanted, or as long as none is, those that are
+    /// read.
+    pub fn is_stored(&self) -> bool {
+        let is_stored = |output: u32| self.stored.contains_key(&output);
+        if self.wanted.is_empty() { self.read.iter().copied().all(is_stored) } else { self.missing().all(is_stored) }
+    }
+
+    /// Whether there is no more to be had of it than is there.
+    pub fn is_whole(&self) -> bool {
+        self.has_run && matches!(self.stage, Stage::Done)
+    }
+
+    /// Whether an output that is not there never will be.
+    pub fn lacks(&self, output: u32) -> bool {
+        self.is_whole() || output >= self.outputs()
+    }
+
     /// Whether hit or miss is decided, so that readers can look themselves up.
     pub fn is_judged(&self) -> bool {
-        matches!(self.stage, Stage::Known | Stage::Hit { .. } | Stage::Miss { .. } | Stage::Done(_))
+        matches!(self.stage, Stage::Known | Stage::Hit { .. } | Stage::Miss { .. } | Stage::Done)
     }
 
     pub fn is_miss(&self) -> bool {
@@ -121,7 +168,7 @@ impl Node {
             Stage::Unkeyed | Stage::Content | Stage::Compare { .. } => 0,
             Stage::Known | Stage::Hit { .. } => 1,
             Stage::Miss { .. } => 2,
-            Stage::Done(_) => 3,
+            Stage::Done => 3,
             Stage::Failed { .. } => 4,
         }
     }
@@ -134,20 +181,18 @@ impl Node {
             Stage::Compare { asked } => *asked,
             Stage::Hit { loading, .. } => *loading,
             Stage::Miss { running, .. } => *running,
-            Stage::Known | Stage::Done(_) | Stage::Failed { .. } => false,
+            Stage::Known | Stage::Done | Stage::Failed { .. } => false,
         }
     }
 
-    /// Whether the build ends without this step having run or been told as a hit.
-    pub fn is_unneeded(&self) -> bool {
-        !self.told && !matches!(self.stage, Stage::Done(_) | Stage::Failed { .. } | Stage::Miss { running: true, .. })
+    /// Whether a build ends without having been told that this step ran or was a hit.
+    pub fn is_untold(&self, build: Build) -> bool {
+        let is_over = self.has_run || matches!(self.stage, Stage::Failed { .. } | Stage::Miss { running: true, .. });
+        !is_over && !self.told.contains(&build)
     }
 
     pub fn result(&self, output: u32) -> Option<ResultId> {
-        match &self.stage {
-            Stage::Done(results) => results.get(output as usize).copied(),
-            _ => None,
-        }
+        self.results.get(&output).copied()
     }
 
     pub fn error(&self) -> Option<String> {
@@ -159,21 +204,25 @@ impl Node {
 
     /// What a build gets for a wanted edge; `None` while it is not there yet.
     pub fn outcome(&self, wanted: &Wanted) -> Option<Option<ResultId>> {
-        match &self.stage {
-            Stage::Done(_) => Some(self.result(wanted.edge.output)),
-            Stage::Hit { .. } if !wanted.result => Some(None),
-            _ => None,
-        }
+        let result = self.result(wanted.edge.output);
+        let is_known = match self.stage {
+            Stage::Done => self.has_run || !wanted.result,
+            Stage::Hit { .. } => !wanted.result,
+            _ => false,
+        };
+        (result.is_some() || is_known).then_some(result)
     }
 
-    /// A later build wants a step that is known already.
-    pub fn joined(&mut self, build: Build) -> Option<Effect> {
-        let record = if let Stage::Hit { record, .. } = self.stage { Some(record) } else { None };
-        if !self.told && !matches!(self.stage, Stage::Done(_)) {
+    /// A later build wants a step that is known already. It is told so when all `outputs` that it may want are there.
+    pub fn joined(&mut self, build: Build, mut outputs: impl Iterator<Item = u32>) -> Option<Effect> {
+        let is_told = !self.told.is_empty() || matches!(self.stage, Stage::Done);
+        let is_there = |output| self.results.contains_key(&output) || self.stored.contains_key(&output);
+        if !is_told || !(self.is_whole() || outputs.all(is_there)) {
             return None;
         }
-        let vertex = self.vertex.digest;
-        Some(Effect::Hit { vertex, source: HitSource::Shared, record, builds: vec![build], renew: false })
+        self.told.insert(build);
+        let (vertex, stored) = (self.vertex.digest, self.stored.values().copied().collect());
+        Some(Effect::Hit { vertex, source: HitSource::Shared, stored, builds: vec![build], renew: false })
     }
 
     pub fn fail(&mut self, error: String, own: bool) {
@@ -199,32 +248,29 @@ impl Node {
         }
     }
 
-    pub fn compared(&mut self, (key, record): (KeyId, Digest)) {
-        self.keys.insert(0, vec![key]);
-        self.stage = Stage::Hit { record, loading: false };
-    }
-
     /// What it was about to do could not be done yet.
     pub fn take_up_again(&mut self) {
         match &mut self.stage {
             Stage::Content => self.hashing.clear(),
             Stage::Compare { asked } => *asked = false,
             Stage::Miss { running, .. } => *running = false,
-            Stage::Unkeyed | Stage::Known | Stage::Hit { .. } | Stage::Done(_) | Stage::Failed { .. } => {}
+            Stage::Unkeyed | Stage::Known | Stage::Hit { .. } | Stage::Done | Stage::Failed { .. } => {}
         }
     }
 
-    pub fn loaded(&mut self, results: Result<Vec<ResultId>, Cause>) {
-        self.stage = match results {
-            Ok(results) => Stage::Done(results),
-            Err(cause) => Stage::Miss { reason: Reason::Unusable(cause), running: false },
-        };
+    pub fn loaded(&mut self, results: BTreeMap<u32, ResultId>) {
+        self.results.extend(results);
+        self.stage = Stage::Done;
     }
 
     pub fn ran(&mut self, results: Result<Vec<ResultId>, String>) {
         self.has_run = true;
+        self.stored.clear();
         match results {
-            Ok(results) => self.stage = Stage::Done(results),
+            Ok(results) => {
+                self.results = (0..).zip(results).collect();
+                self.stage = Stage::Done;
+            }
             Err(error) => self.fail(error, true),
         }
     }

@@ -6,10 +6,8 @@ use graph::Edge;
 use oci::Digest;
 
 use super::node::{Node, Stage};
-use super::{Effect, Index, Reason, ResultId, Save, Solver};
+use super::{Effect, Index, Reason, ResultId, Solver, Stored};
 use crate::cause::HitSource;
-use crate::key::{self, CacheMap};
-use crate::record::{KeyId, Link};
 
 /// What a step's inputs look like from above.
 #[derive(PartialEq, Eq)]
@@ -24,17 +22,18 @@ impl Solver {
     pub(super) fn advance(&mut self, vertex: Digest, index: &dyn Index) {
         loop {
             let Some(node) = self.nodes.get(&vertex) else { return };
-            if !node.want_key && !node.want_result {
+            if node.read.is_empty() {
                 return;
             }
             let moved = match &node.stage {
                 Stage::Unkeyed => self.find_key(vertex, index),
-                Stage::Known => (node.want_result || node.targets) && self.look_further(vertex),
+                Stage::Known => (!node.wanted.is_empty() || node.targets) && self.look_further(vertex),
                 Stage::Content => self.find_content(vertex, index),
                 Stage::Compare { asked } => !asked && self.compare(vertex),
                 Stage::Hit { loading, .. } => !loading && self.load(vertex),
                 Stage::Miss { running, .. } => !running && self.run(vertex),
-                Stage::Done(_) | Stage::Failed { .. } => false,
+                Stage::Done => self.want_more(vertex),
+                Stage::Failed { .. } => false,
             };
             self.wake_readers(vertex);
             if !moved {
@@ -65,7 +64,7 @@ impl Solver {
         let (inputs, requested) = (node.vertex.inputs.clone(), node.vertex.metadata.ignore_cache);
         match self.ask(&inputs, false) {
             Inputs::Waiting => {
-                self.ask_ahead(vertex, &inputs);
+                self.ask_ahead(vertex, &inputs, index);
                 return false;
             }
             Inputs::Failed => return self.fail_with_input(vertex),
@@ -77,19 +76,27 @@ impl Solver {
             // It is stored like any other: what names its inputs by content is needed for that.
             return if decisive { self.enter_content(vertex) } else { self.miss(vertex, Reason::Requested) };
         }
-        if let Some(found) = self.find(vertex, &map, index) {
-            return self.hit(vertex, &map, found, HitSource::Definition);
+        if self.find(vertex, &map, index) {
+            return self.hit(vertex, HitSource::Definition);
         }
-        if let Some(node) = self.nodes.get_mut(&vertex).filter(|n| !n.found.is_empty()) {
-            node.keys.insert(0, node.found.clone());
-            node.stage = Stage::Known;
-            return true;
-        }
-        self.look_further(vertex)
+        self.enter_known(vertex) || self.look_further(vertex)
+    }
+
+    /// With keys and nobody who wants the result there is nothing more to look for.
+    fn enter_known(&mut self, vertex: Digest) -> bool {
+        let idle = |node: &&mut Node| !node.found.is_empty() && node.wanted.is_empty() && !node.targets;
+        let Some(node) = self.nodes.get_mut(&vertex).filter(idle) else { return false };
+        node.keys.clone_from(&node.found);
+        node.stage = Stage::Known;
+        true
     }
 
     /// By its definition it is no hit: its inputs' content may make it one.
     fn look_further(&mut self, vertex: Digest) -> bool {
+        if self.nodes.get(&vertex).is_some_and(Node::is_stored) {
+            // It was not, as long as it was not known which of its outputs are wanted.
+            return self.hit(vertex, HitSource::Definition);
+        }
         let Some(map) = self.map(vertex) else { return false };
         if map.inputs.iter().any(|i| i.content.is_some()) {
             return self.enter_content(vertex);
@@ -99,17 +106,20 @@ impl Solver {
     }
 
     /// With one input that is a miss under keys that lead nowhere it is sure already that this step is no hit by keys: that
-    /// input is going to run, and content will be looked at. Both are made now, side by side, and beside the inputs that
-    /// are still undecided.
-    fn ask_ahead(&mut self, vertex: Digest, inputs: &[Edge]) {
-        let leads_nowhere = |n: &Node| n.is_miss() && !n.is_source() && n.found.is_empty();
-        let is_miss = |e: &Edge| self.nodes.get(&e.vertex).is_some_and(leads_nowhere);
+    /// input is going to run, and so is the content looked at of what else leads nowhere. All of these are made now, side by
+    /// side, and beside the inputs that are still undecided.
+    fn ask_ahead(&mut self, vertex: Digest, inputs: &[Edge], index: &dyn Index) {
+        let leads_nowhere = |n: &Node, output| n.is_miss() && !n.is_source() && !n.found.contains_key(&output);
+        let is_miss = |e: &Edge| self.nodes.get(&e.vertex).is_some_and(|n| leads_nowhere(n, e.output));
         if !inputs.iter().any(is_miss) {
             return;
         }
         let Some(map) = self.map(vertex) else { return };
-        let sure = inputs.iter().zip(&map.inputs).filter(|(edge, input)| input.content.is_some() || is_miss(edge));
-        let edges: Vec<Edge> = sure.map(|(edge, _)| *edge).collect();
+        let is_judged = |e: &Edge| self.nodes.get(&e.vertex).is_some_and(Node::is_judged);
+        let is_content =
+            |i: usize| map.inputs[i].content.is_some() && is_judged(&inputs[i]) && !self.leads(vertex, &map, i, index);
+        let sure = inputs.iter().enumerate().filter(|(i, edge)| is_miss(edge) || is_content(*i));
+        let edges: Vec<Edge> = sure.map(|(_, edge)| *edge).collect();
         // What fails is seen when it is asked for again.
         let _ = self.ask(&edges, true);
     }
@@ -119,36 +129,47 @@ impl Solver {
         true
     }
 
-    /// Content: waits for the results that are to be hashed, then for their digests, then looks itself up again.
+    /// Content: looks itself up with the content of the inputs whose keys lead nowhere, then with that of all that have any to
+    /// look at: what the others are made of need not be here for a hit.
     fn find_content(&mut self, vertex: Digest, index: &dyn Index) -> bool {
         let Some(map) = self.map(vertex) else { return false };
-        let Some(inputs) = self.nodes.get(&vertex).map(|n| n.vertex.inputs.clone()) else { return false };
-        let decisive: Vec<usize> = (0..inputs.len()).filter(|i| map.inputs[*i].content.is_some()).collect();
-        let edges: Vec<Edge> = decisive.iter().map(|i| inputs[*i]).collect();
-        match self.ask(&edges, true) {
-            Inputs::Failed => return self.fail_with_input(vertex),
-            Inputs::Waiting | Inputs::Ready => self.ask_ahead(vertex, &inputs),
+        let Some(node) = self.nodes.get(&vertex) else { return false };
+        let (inputs, requested) = (node.vertex.inputs.clone(), node.vertex.metadata.ignore_cache);
+        let all: Vec<usize> = (0..inputs.len()).filter(|i| map.inputs[*i].content.is_some()).collect();
+        let nameless = all.iter().copied().filter(|i| !self.leads(vertex, &map, *i, index)).collect();
+        let rounds = if requested { vec![all] } else { vec![nameless, all] };
+        for decisive in rounds.into_iter().filter(|inputs| !inputs.is_empty()) {
+            match self.hash(vertex, &inputs, &decisive, index) {
+                Inputs::Failed => return self.fail_with_input(vertex),
+                Inputs::Waiting => return false,
+                Inputs::Ready if requested => return self.miss(vertex, Reason::Requested),
+                Inputs::Ready if self.find(vertex, &map, index) => return self.hit(vertex, HitSource::Content),
+                // Its readers may be hits under the keys that were found.
+                Inputs::Ready if self.enter_known(vertex) => return true,
+                Inputs::Ready => {}
+            }
         }
-        for i in &decisive {
+        self.set(vertex, Stage::Compare { asked: false });
+        true
+    }
+
+    /// Waits for the results that are to be hashed, then for their digests.
+    fn hash(&mut self, vertex: Digest, inputs: &[Edge], decisive: &[usize], index: &dyn Index) -> Inputs {
+        let edges: Vec<Edge> = decisive.iter().map(|i| inputs[*i]).collect();
+        if self.ask(&edges, true) == Inputs::Failed {
+            return Inputs::Failed;
+        }
+        self.ask_ahead(vertex, inputs, index);
+        for i in decisive {
             let input = *i as u32;
             let Some(result) = self.result(&inputs[*i]) else { continue };
-            let Some(node) = self.nodes.get_mut(&vertex) else { return false };
+            let Some(node) = self.nodes.get_mut(&vertex) else { continue };
             if !node.contents.contains_key(&input) && node.hashing.insert(input) {
                 self.effects.push(Effect::Hash { vertex, input, result });
             }
         }
-        let known = |n: &Node| decisive.iter().all(|i| n.contents.contains_key(&(*i as u32)));
-        if !self.nodes.get(&vertex).is_some_and(known) {
-            return false;
-        }
-        if self.nodes.get(&vertex).is_some_and(|n| n.vertex.metadata.ignore_cache) {
-            return self.miss(vertex, Reason::Requested);
-        }
-        if let Some(found) = self.find(vertex, &map, index) {
-            return self.hit(vertex, &map, found, HitSource::Content);
-        }
-        self.set(vertex, Stage::Compare { asked: false });
-        true
+        let is_known = |n: &Node| decisive.iter().all(|i| n.contents.contains_key(&(*i as u32)));
+        if self.nodes.get(&vertex).is_some_and(is_known) { Inputs::Ready } else { Inputs::Waiting }
     }
 
     /// Compare: only where a process beneath ran again can the inputs be the same although their keys are not.
@@ -172,32 +193,63 @@ impl Solver {
         false
     }
 
+    /// An earlier record of the step was looked for on the same trees.
+    pub(super) fn compared(&mut self, vertex: Digest, found: &[Stored]) {
+        let Some(node) = self.nodes.get_mut(&vertex) else { return };
+        for stored in found {
+            node.found.insert(stored.output, vec![stored.key]);
+            node.stored.insert(stored.output, *stored);
+        }
+        if found.is_empty() || !node.is_stored() {
+            // Through `miss`, which gives it the keys that its readers look themselves up by.
+            self.miss(vertex, Reason::NoRecord);
+        } else {
+            self.hit(vertex, HitSource::SameInput);
+        }
+        self.queue.push_back(vertex);
+    }
+
+    /// Loads what is wanted and stored.
     fn load(&mut self, vertex: Digest) -> bool {
         let Some(node) = self.nodes.get_mut(&vertex) else { return false };
-        let Stage::Hit { record, loading } = &mut node.stage else { return false };
-        let (record, told) = (*record, node.told);
-        if node.want_result {
-            *loading = true;
+        if node.wanted.is_empty() {
+            return false;
         }
-        node.told = true;
-        let (builds, load) = (node.builds.iter().copied().collect(), node.want_result);
-        if !told {
-            // Reached from `compared`: the hit was not told yet.
-            let source = HitSource::SameInput;
-            self.effects.push(Effect::Hit { vertex, source, record: Some(record), builds, renew: true });
-            self.link_found(vertex);
+        if !node.is_stored() {
+            // An output is wanted now that was not when records were found for the others.
+            node.stage = Stage::Unkeyed;
+            return true;
         }
-        if load {
-            self.effects.push(Effect::Load { vertex, record });
+        let stored: Vec<Stored> = node.missing().filter_map(|output| node.stored.get(&output).copied()).collect();
+        if stored.is_empty() {
+            node.stage = Stage::Done;
+            return true;
         }
+        node.stage = Stage::Hit { loading: true };
+        self.effects.push(Effect::Load { vertex, stored });
         false
+    }
+
+    /// Done: another output may be wanted later.
+    fn want_more(&mut self, vertex: Digest) -> bool {
+        let Some(node) = self.nodes.get_mut(&vertex) else { return false };
+        if node.is_whole() || node.missing().next().is_none() {
+            return false;
+        }
+        node.stage = if node.is_stored() { Stage::Hit { loading: false } } else { Stage::Unkeyed };
+        true
     }
 
     fn run(&mut self, vertex: Digest) -> bool {
         let Some(node) = self.nodes.get(&vertex) else { return false };
-        let wanted = node.want_result || (node.targets && !node.is_source());
+        let wanted = !node.wanted.is_empty() || (node.targets && !node.is_source());
         if !wanted {
             return false;
+        }
+        let is_unasked = !matches!(node.stage, Stage::Miss { reason: Reason::Requested, .. });
+        if is_unasked && !node.stored.is_empty() && node.is_stored() {
+            // What was not found is not wanted.
+            return self.hit(vertex, HitSource::Content);
         }
         let inputs = node.vertex.inputs.clone();
         match self.ask(&inputs, true) {
@@ -223,17 +275,14 @@ impl Solver {
         let mut state = Inputs::Ready;
         for edge in inputs {
             let Some(node) = self.nodes.get_mut(&edge.vertex) else { continue };
-            let asked = node.want_key && (node.want_result || !results);
-            node.want_key = true;
-            node.want_result |= results;
             let there = if results { node.result(edge.output).is_some() } else { node.is_judged() };
             match &node.stage {
                 Stage::Failed { .. } => return Inputs::Failed,
-                Stage::Done(_) if !there => return Inputs::Failed,
+                _ if !there && results && node.lacks(edge.output) => return Inputs::Failed,
                 _ if !there => state = Inputs::Waiting,
                 _ => {}
             }
-            if !asked {
+            if node.ask(edge.output, results) {
                 self.queue.push_back(edge.vertex);
             }
         }
@@ -244,20 +293,6 @@ impl Solver {
         self.nodes.get(&edge.vertex)?.result(edge.output)
     }
 
-    /// How a step is cached. An input that nothing names but its content (a client's directory) counts with all of it
-    /// where the operation itself would go by its name.
-    fn map(&self, vertex: Digest) -> Option<CacheMap> {
-        let node = self.nodes.get(&vertex)?;
-        let mut map = node.map.as_ref().ok()?.clone()?;
-        for (edge, input) in node.vertex.inputs.iter().zip(&mut map.inputs) {
-            let nameless = |n: &Node| n.is_source() && n.is_judged() && n.source_keys.is_empty();
-            if input.content.is_none() && self.nodes.get(&edge.vertex).is_some_and(nameless) {
-                input.content = Some(Vec::new());
-            }
-        }
-        Some(map)
-    }
-
     fn set(&mut self, vertex: Digest, stage: Stage) {
         if let Some(node) = self.nodes.get_mut(&vertex) {
             node.stage = stage;
@@ -266,10 +301,11 @@ impl Solver {
 
     fn fail_with_input(&mut self, vertex: Digest) -> bool {
         let Some(node) = self.nodes.get(&vertex) else { return false };
-        let missing = node.vertex.inputs.iter().find(|e| {
-            let below = self.nodes.get(&e.vertex);
-            below.is_some_and(|n| matches!(n.stage, Stage::Done(_)) && n.result(e.output).is_none())
-        });
+        let missing = node
+            .vertex
+            .inputs
+            .iter()
+            .find(|e| self.nodes.get(&e.vertex).is_some_and(|n| n.result(e.output).is_none() && n.lacks(e.output)));
         let (error, own) = match missing {
             Some(edge) => {
                 (format!("it reads output {} of {}, which has no such output", edge.output, edge.vertex), true)
@@ -285,11 +321,17 @@ impl Solver {
 
     pub(super) fn miss(&mut self, vertex: Digest, reason: Reason) -> bool {
         let fresh_below = self.has_fresh_input(vertex);
-        let keys = self.map(vertex).map(|map| self.own_key(vertex, &map, 0));
+        let own = self.map(vertex).map(|map| self.own_keys(vertex, &map)).unwrap_or_default();
         if let Some(node) = self.nodes.get_mut(&vertex) {
             node.fresh = fresh_below || reason == Reason::Requested;
-            let found = node.found.iter().copied().filter(|key| Some(*key) != keys);
-            node.keys.insert(0, keys.into_iter().chain(found).collect());
+            for (output, own) in (0..).zip(own) {
+                let found = node.found.get(&output).into_iter().flatten().copied().filter(|key| *key != own);
+                let keys = std::iter::once(own).chain(found).collect();
+                node.keys.insert(output, keys);
+            }
+            if matches!(reason, Reason::Unusable(_)) {
+                node.stored.clear();
+            }
             node.stage = Stage::Miss { reason, running: false };
         }
         true
@@ -300,154 +342,22 @@ impl Solver {
         inputs.iter().any(|e| self.nodes.get(&e.vertex).is_some_and(|n| n.fresh))
     }
 
-    fn hit(&mut self, vertex: Digest, map: &CacheMap, found: (Vec<KeyId>, Digest), source: HitSource) -> bool {
-        let (keys, record) = found;
-        let links = if source == HitSource::Content { self.links(vertex, map, keys[0], 0) } else { Vec::new() };
-        let renew = self.has_fresh_input(vertex);
+    /// Records were found for what is wanted.
+    fn hit(&mut self, vertex: Digest, source: HitSource) -> bool {
+        let is_by_trees = source == HitSource::SameInput;
+        let renew = is_by_trees || self.has_fresh_input(vertex);
         let Some(node) = self.nodes.get_mut(&vertex) else { return false };
-        node.keys.insert(0, keys);
-        node.stage = Stage::Hit { record, loading: false };
-        node.told = true;
-        let builds = node.builds.iter().copied().collect();
-        self.effects.push(Effect::Hit { vertex, source, record: Some(record), builds, renew });
+        node.keys = node.found.clone();
+        node.stage = Stage::Hit { loading: false };
+        let builds = node.builds.difference(&node.told).copied().collect();
+        node.told.clone_from(&node.builds);
+        let stored: Vec<Stored> = node.stored.values().copied().collect();
+        // What was found by content or by comparing trees is from now on found by definition too.
+        let links = if source == HitSource::Definition { Vec::new() } else { self.links(vertex, &stored) };
+        self.effects.push(Effect::Hit { vertex, source, stored, builds, renew });
         if !links.is_empty() {
             self.effects.push(Effect::Link { links });
         }
         true
     }
-
-    /// A key that was found by comparing trees is from now on found by definition too.
-    fn link_found(&mut self, vertex: Digest) {
-        let Some(map) = self.map(vertex) else { return };
-        let Some(key) = self.nodes.get(&vertex).and_then(|n| n.keys.get(&0)?.first().copied()) else { return };
-        let links = self.links(vertex, &map, key, 0);
-        if !links.is_empty() {
-            self.effects.push(Effect::Link { links });
-        }
-    }
-
-    /// Looks for a record; keys without one are kept, as records of what reads the step may lie under them.
-    fn find(&mut self, vertex: Digest, map: &CacheMap, index: &dyn Index) -> Option<(Vec<KeyId>, Digest)> {
-        let mut keys = self.look_up(vertex, map, index)?;
-        let node = self.nodes.get_mut(&vertex)?;
-        match index.newest(&node.builds, &keys, outputs(node)) {
-            Some((first, record)) => {
-                keys.retain(|k| *k != first);
-                keys.insert(0, first);
-                Some((keys, record))
-            }
-            None => {
-                node.found = keys;
-                None
-            }
-        }
-    }
-
-    /// Keys of output 0 that all inputs' keys lead to.
-    fn look_up(&self, vertex: Digest, map: &CacheMap, index: &dyn Index) -> Option<Vec<KeyId>> {
-        let node = self.nodes.get(&vertex)?;
-        if node.vertex.inputs.is_empty() {
-            return Some(vec![key::root_id(&map.digest, 0)]);
-        }
-        let mut common: Option<Vec<KeyId>> = None;
-        for (i, edge) in node.vertex.inputs.iter().enumerate() {
-            let mut reached: Vec<KeyId> = Vec::new();
-            for (key, link) in self.ways(node, map, i, edge, 0, false) {
-                reached.extend(index.children(&node.builds, &key, &link));
-            }
-            common = Some(match common {
-                None => reached,
-                Some(before) => before.into_iter().filter(|k| reached.contains(k)).collect(),
-            });
-            if common.as_ref().is_some_and(Vec::is_empty) {
-                return None;
-            }
-        }
-        let mut keys = common?;
-        keys.sort_unstable();
-        keys.dedup();
-        Some(keys)
-    }
-
-    /// Every key of an input that counts for a reader, with the link from there. `all`: also keys that must not be
-    /// looked up because the input was asked to run again; results are stored under them all the same.
-    fn ways(&self, node: &Node, map: &CacheMap, i: usize, edge: &Edge, output: u32, all: bool) -> Vec<(KeyId, Link)> {
-        let input = i as u32;
-        let link = |selector| Link { input, output, digest: map.digest, selector };
-        let mut ways = Vec::new();
-        if let Some(below) = self.nodes.get(&edge.vertex).filter(|n| all || !n.fresh) {
-            let keys = self.output_keys(below, edge.output);
-            ways.extend(keys.into_iter().map(|k| (k, link(map.inputs[i].selector))));
-        }
-        if let Some(content) = node.contents.get(&input) {
-            ways.push((key::root_id(content, -1), link(None)));
-        }
-        ways
-    }
-
-    pub(super) fn output_keys(&self, node: &Node, output: u32) -> Vec<KeyId> {
-        if let Some(keys) = node.keys.get(&output) {
-            return keys.clone();
-        }
-        if node.is_source() {
-            return node.source_keys.iter().map(|k| key::root_id(k, i64::from(output))).collect();
-        }
-        // Another output of a step with a key: derived from the first. A step without any has none that could hit.
-        let (Ok(Some(map)), Some(first)) = (&node.map, node.keys.get(&0).and_then(|k| k.first())) else {
-            return Vec::new();
-        };
-        vec![key::child_id(&map.digest, output, &[Some(*first)])]
-    }
-
-    /// The key that a step without a found one gets.
-    fn own_key(&self, vertex: Digest, map: &CacheMap, output: u32) -> KeyId {
-        let Some(node) = self.nodes.get(&vertex) else { return key::root_id(&map.digest, 0) };
-        if node.vertex.inputs.is_empty() {
-            return key::root_id(&map.digest, i64::from(output));
-        }
-        let firsts: Vec<Option<KeyId>> = node
-            .vertex
-            .inputs
-            .iter()
-            .enumerate()
-            .map(|(i, edge)| {
-                // Content names an input better than a session does, and the same for every machine.
-                let ways = self.ways(node, map, i, edge, output, true);
-                ways.last().map(|(k, _)| *k)
-            })
-            .collect();
-        key::child_id(&map.digest, output, &firsts)
-    }
-
-    fn links(&self, vertex: Digest, map: &CacheMap, key: KeyId, output: u32) -> Vec<(KeyId, Link, KeyId)> {
-        let Some(node) = self.nodes.get(&vertex) else { return Vec::new() };
-        let inputs = node.vertex.inputs.iter().enumerate();
-        inputs
-            .flat_map(|(i, edge)| self.ways(node, map, i, edge, output, true))
-            .map(|(parent, link)| (parent, link, key))
-            .collect()
-    }
-
-    fn save(&self, vertex: Digest, map: &CacheMap) -> Save {
-        let outputs = self.nodes.get(&vertex).map_or(1, outputs);
-        let found = self.nodes.get(&vertex).and_then(|n| n.keys.get(&0)).cloned().unwrap_or_default();
-        let mut save = Save { operation: map.digest, keys: Vec::new(), links: Vec::new(), found };
-        let first = self.own_key(vertex, map, 0);
-        for output in 0..outputs {
-            let key = if output == 0 { first } else { key::child_id(&map.digest, output, &[Some(first)]) };
-            save.links.extend(self.links(vertex, map, key, output));
-            save.keys.push(key);
-        }
-        save
-    }
-}
-
-/// How many outputs an operation has.
-pub(super) fn outputs(node: &Node) -> u32 {
-    let last = match node.vertex.kind() {
-        Some(graph::Kind::Exec(op)) => op.mounts.iter().map(|m| m.output).max(),
-        Some(graph::Kind::File(op)) => op.actions.iter().map(|a| a.output).max(),
-        _ => Some(0),
-    };
-    u32::try_from(last.unwrap_or(0).max(0)).unwrap_or(0) + 1
 }

@@ -8,9 +8,11 @@ use graph::wire::{self, op};
 use graph::{Edge, Graph, GraphBuilder};
 use oci::{Digest, Platform};
 
-use super::{Build, Effect, Event, Index, Reason, ResultId, Solver, Wanted};
+use super::{Build, Effect, Event, Index, Reason, ResultId, Solver, Stored, Wanted};
 use crate::cause::{Cause, HitSource};
 use crate::record::{KeyId, Link};
+
+mod outputs;
 
 /// A small generator of numbers that look random (Knuth's MMIX constants).
 struct Seed(u64);
@@ -22,12 +24,26 @@ impl Seed {
     }
 }
 
+/// What is stored of a step: under each key one result, which may have been lost.
+#[derive(Clone)]
 struct Record {
     operation: Digest,
     inputs: Vec<Digest>,
-    value: Digest,
+    values: Vec<Option<Digest>>,
     created: u64,
     keys: Vec<KeyId>,
+}
+
+impl Record {
+    fn value(&self, key: &KeyId) -> Option<Digest> {
+        self.values[self.keys.iter().position(|k| k == key)?]
+    }
+
+    /// All outputs, if they are all there.
+    fn whole(&self, id: Digest) -> Option<Vec<Stored>> {
+        let keys = self.values.iter().all(Option::is_some).then(|| (0..).zip(&self.keys));
+        keys.map(|keys| keys.map(|(output, key)| Stored { output, key: *key, record: id }).collect())
+    }
 }
 
 /// The cache and the world outside: what each source is now.
@@ -50,9 +66,10 @@ impl Index for World {
         self.links.get(&(*parent, link.encode())).cloned().unwrap_or_default()
     }
 
-    fn newest(&self, _: &BTreeSet<Build>, keys: &[KeyId], _: u32) -> Option<(KeyId, Digest)> {
+    fn newest(&self, _: &BTreeSet<Build>, keys: &[KeyId]) -> Option<(KeyId, Digest)> {
         let of_key = |key: &KeyId| self.by_key.get(key).into_iter().flatten().map(|id| (*key, *id)).collect::<Vec<_>>();
-        let found = keys.iter().flat_map(of_key).map(|(key, id)| (self.records[&id].created, key, id));
+        let there = keys.iter().flat_map(of_key).filter(|(key, id)| self.records[id].value(key).is_some());
+        let found = there.map(|(key, id)| (self.records[&id].created, key, id));
         found.max().map(|(_, key, id)| (key, id))
     }
 }
@@ -67,18 +84,23 @@ impl World {
         }
     }
 
+    fn put(&mut self, id: Digest, record: Record) {
+        record.keys.iter().for_each(|key| self.by_key.entry(*key).or_default().push(id));
+        self.records.insert(id, record);
+    }
+
     fn source(&self, vertex: &graph::Vertex) -> Digest {
         let name = vertex.name();
         Digest::of(format!("{name} {}", self.sources.get(&name).copied().unwrap_or(0)).as_bytes())
     }
 
-    /// What an operation makes of its inputs. One whose name begins with `same` makes the same of everything.
-    fn made(&self, vertex: &graph::Vertex, inputs: &[Digest]) -> Digest {
+    /// What an operation makes of its inputs, by output. One whose name begins with `same` makes the same of everything.
+    fn made(&self, vertex: &graph::Vertex, inputs: &[Digest], output: u32) -> Digest {
         let name = vertex.name();
         if name.starts_with("same") {
-            return Digest::of(name.as_bytes());
+            return Digest::of(format!("{name} {output}").as_bytes());
         }
-        Digest::of(format!("{name} {inputs:?}").as_bytes())
+        Digest::of(format!("{name} {inputs:?} {output}").as_bytes())
     }
 
     /// The result without any cache.
@@ -88,12 +110,13 @@ impl World {
             return self.source(vertex);
         }
         let inputs: Vec<Digest> = vertex.inputs.iter().map(|e| self.evaluate(graph, *e)).collect();
-        self.made(vertex, &inputs)
+        self.made(vertex, &inputs, edge.output)
     }
 }
 
-fn add(builder: &mut GraphBuilder, kind: op::Op, inputs: &[Digest], name: &str, ignore_cache: bool) -> Digest {
-    let inputs = inputs.iter().map(|d| wire::Input { digest: d.to_string(), index: 0 }).collect();
+fn add(builder: &mut GraphBuilder, kind: op::Op, inputs: &[Edge], name: &str, ignore_cache: bool) -> Digest {
+    let input = |e: &Edge| wire::Input { digest: e.vertex.to_string(), index: i64::from(e.output) };
+    let inputs = inputs.iter().map(input).collect();
     let mut metadata = wire::OpMetadata { ignore_cache, ..Default::default() };
     metadata.description.insert("llb.customname".to_owned(), name.to_owned());
     builder.add(wire::Op { inputs, op: Some(kind), ..Default::default() }, metadata).unwrap()
@@ -103,8 +126,9 @@ fn source(name: &str) -> op::Op {
     op::Op::Source(wire::SourceOp { identifier: name.to_owned(), ..Default::default() })
 }
 
-/// A process on input 0, with read-only mounts of the other inputs: their content decides.
-fn process(name: &str, inputs: usize) -> op::Op {
+/// A process on input 0, with read-only mounts of the other inputs: their content decides. Outputs after the first are
+/// mounts of nothing.
+fn process(name: &str, inputs: usize, outputs: u32) -> op::Op {
     let mount = |i: usize| wire::Mount {
         input: i as i64,
         dest: if i == 0 { "/".to_owned() } else { format!("/m{i}") },
@@ -112,45 +136,71 @@ fn process(name: &str, inputs: usize) -> op::Op {
         readonly: i > 0,
         ..Default::default()
     };
+    let empty = |output: u32| wire::Mount {
+        input: -1,
+        dest: format!("/o{output}"),
+        output: i64::from(output),
+        ..Default::default()
+    };
+    let mounts = (0..inputs).map(mount).chain((1..outputs).map(empty)).collect();
     let meta = wire::Meta { args: vec![name.to_owned()], cwd: "/".to_owned(), ..Default::default() };
-    op::Op::Exec(wire::ExecOp { meta: Some(meta), mounts: (0..inputs).map(mount).collect(), ..Default::default() })
+    op::Op::Exec(wire::ExecOp { meta: Some(meta), mounts, ..Default::default() })
 }
 
-/// A copy of input 1 onto input 0.
-fn copy(name: &str) -> op::Op {
-    let action = wire::FileActionCopy { src: "/".to_owned(), dest: name.to_owned(), mode: -1, ..Default::default() };
-    let action = wire::file_action::Action::Copy(action);
-    let action = wire::FileAction { input: 0, secondary_input: 1, output: 0, action: Some(action) };
-    op::Op::File(wire::FileOp { actions: vec![action] })
+/// A copy of input 1 onto input 0, once an output.
+fn copy(name: &str, outputs: u32) -> op::Op {
+    let action = |output: u32| {
+        let dest = format!("{name} {output}");
+        let action = wire::FileActionCopy { src: "/".to_owned(), dest, mode: -1, ..Default::default() };
+        let action = Some(wire::file_action::Action::Copy(action));
+        wire::FileAction { input: 0, secondary_input: 1, output: i64::from(output), action }
+    };
+    op::Op::File(wire::FileOp { actions: (0..outputs).map(action).collect() })
+}
+
+/// Folders in nothing, one an output.
+fn folders(name: &str, outputs: u32) -> op::Op {
+    let action = |output: u32| {
+        let action = wire::FileActionMkDir { path: format!("/{name} {output}"), ..Default::default() };
+        let action = Some(wire::file_action::Action::MkDir(action));
+        wire::FileAction { input: -1, secondary_input: -1, output: i64::from(output), action }
+    };
+    op::Op::File(wire::FileOp { actions: (0..outputs).map(action).collect() })
 }
 
 /// A graph of `size` operations from a seed. Names stay the same from one change of `variant` to the next, but for one.
 fn toy(seed: u64, size: usize, variant: u64, ignore: Option<usize>) -> (Arc<Graph>, Edge) {
     let mut random = Seed(seed);
     let mut builder = GraphBuilder::default();
-    let mut all = Vec::new();
+    let mut all: Vec<(Digest, u32)> = Vec::new();
     for name in ["docker-image://base", "docker-image://other", "local://context", "local://docs"] {
-        all.push(add(&mut builder, source(name), &[], name, false));
+        all.push((add(&mut builder, source(name), &[], name, false), 1));
     }
+    all.push((add(&mut builder, folders("folders", 3), &[], "folders", false), 3));
     let edited = random.below(size);
     for i in 0..size {
-        let inputs: Vec<Digest> = (0..=random.below(2)).map(|_| all[random.below(all.len())]).collect();
-        let kind = random.below(4);
+        let mut edge = || {
+            let (vertex, outputs) = all[random.below(all.len())];
+            Edge { vertex, output: random.below(outputs as usize) as u32 }
+        };
+        let mut inputs = vec![edge(), edge()];
+        inputs.truncate(1 + random.below(2));
+        let (kind, outputs) = (random.below(4), 1 + random.below(6).saturating_sub(3) as u32);
         let text = if i == edited { format!("{i} edit {}", variant % 3) } else { format!("{i}") };
         let name = if kind == 0 { format!("same {i}") } else { format!("step {text}") };
         // The name alone tells steps apart, so that a renamed `same` step is another operation with the same result.
         let (op, inputs) = match kind {
-            1 => (copy(&name), vec![inputs[0], inputs[inputs.len() - 1]]),
+            1 => (copy(&name, outputs), vec![inputs[0], inputs[inputs.len() - 1]]),
             _ => {
                 let argument = format!("{name} {}", if i == edited { variant % 3 } else { 0 });
-                let mut distinct = inputs;
-                distinct.dedup();
-                (process(&argument, distinct.len()), distinct)
+                inputs.dedup();
+                (process(&argument, inputs.len(), outputs), inputs)
             }
         };
-        all.push(add(&mut builder, op, &inputs, &name, ignore == Some(i)));
+        all.push((add(&mut builder, op, &inputs, &name, ignore == Some(i)), outputs));
     }
-    let head = Edge { vertex: *all.last().unwrap(), output: 0 };
+    let (vertex, outputs) = all[all.len() - 1];
+    let head = Edge { vertex, output: seed as u32 % outputs };
     let graph = builder.finish(Some(head), None);
     (Arc::new(graph.below(head)), head)
 }
@@ -174,6 +224,10 @@ fn run(
     let mut outcomes = vec![None; builds.len()];
     let mut running: HashSet<Digest> = HashSet::new();
     let mut lazy: HashSet<ResultId> = HashSet::new();
+    let mut hits: HashSet<(Build, Digest)> = HashSet::new();
+    let read = builds.iter().flat_map(|(graph, _)| graph.vertices()).flat_map(|vertex| &vertex.inputs);
+    let read = read.chain(builds.iter().map(|(_, head)| head)).map(|edge| (edge.vertex, edge.output));
+    let read: HashSet<(Digest, u32)> = read.collect();
     for (i, (graph, head)) in builds.iter().enumerate() {
         let wanted = vec![Wanted { edge: *head, result: true }];
         open.extend(solver.step(Event::Build { build: i as u64, graph: graph.clone(), wanted, trail: true }, world));
@@ -200,38 +254,48 @@ fn run(
             }
             Effect::Compare { vertex, operation, inputs } => {
                 let inputs: Vec<Digest> = inputs.iter().map(|i| values[i]).collect();
-                let same = world.records.iter().find(|(_, r)| r.operation == operation && r.inputs == inputs);
-                Event::Compared { vertex, found: same.map(|(id, r)| (r.keys[0], *id)) }
+                let same = world.records.iter().filter(|(_, r)| r.operation == operation && r.inputs == inputs);
+                let found = same.filter_map(|(id, r)| r.whole(*id)).next();
+                Event::Compared { vertex, found: found.unwrap_or_default() }
             }
-            Effect::Load { vertex, record } => {
-                let value = world.records[&record].value;
-                let held = hold(&mut values, value);
-                lazy.insert(held);
-                Event::Loaded { vertex, results: Ok(vec![held]) }
+            Effect::Load { vertex, stored } => {
+                let load = |stored: Stored| {
+                    let value = world.records[&stored.record].value(&stored.key).expect("what is loaded is there");
+                    let held = hold(&mut values, value);
+                    lazy.insert(held);
+                    assert!(read.contains(&(vertex, stored.output)), "only what is wanted is loaded");
+                    (stored.output, held)
+                };
+                Event::Loaded { vertex, results: Ok(stored.into_iter().map(load).collect()) }
             }
             Effect::Run { vertex: v, inputs, reason, save, .. } => {
                 assert!(running.insert(v), "{} runs twice", vertex(&v).name());
                 let vertex = vertex(&v);
                 let inputs: Vec<Digest> = inputs.iter().map(|i| values[i]).collect();
-                let value = if save.is_some() { world.made(&vertex, &inputs) } else { world.source(&vertex) };
+                let outputs = save.as_ref().map_or(1, |save| save.keys.len() as u32);
+                let made = (0..outputs).map(|output| match save {
+                    Some(_) => world.made(&vertex, &inputs, output),
+                    None => world.source(&vertex),
+                });
+                let made: Vec<Digest> = made.collect();
                 if let Some(save) = save {
                     world.clock += 1;
                     world.ran.push(v);
                     world.reasons.push(reason);
                     world.link(save.links);
                     let id = Digest::of(format!("record {}", world.clock).as_bytes());
-                    let record =
-                        Record { operation: save.operation, inputs, value, created: world.clock, keys: save.keys };
-                    record.keys.iter().for_each(|key| world.by_key.entry(*key).or_default().push(id));
-                    world.records.insert(id, record);
+                    let (values, created) = (made.iter().copied().map(Some).collect(), world.clock);
+                    world.put(id, Record { operation: save.operation, inputs, values, created, keys: save.keys });
                 }
-                Event::Ran { vertex: v, results: Ok(vec![hold(&mut values, value)]) }
+                Event::Ran { vertex: v, results: Ok(made.into_iter().map(|m| hold(&mut values, m)).collect()) }
             }
-            Effect::Hit { vertex, source, record, renew, .. } => {
+            Effect::Hit { vertex, source, stored, renew, builds } => {
+                let told = builds.into_iter().all(|build| hits.insert((build, vertex)));
+                assert!(told, "{vertex} is told as a hit twice");
                 world.hits.push((vertex, source));
                 world.clock += 1;
-                if let Some(record) = record.filter(|_| renew).and_then(|r| world.records.get_mut(&r)) {
-                    record.created = world.clock;
+                for record in stored.iter().filter(|_| renew).map(|stored| stored.record) {
+                    world.records.get_mut(&record).unwrap().created = world.clock;
                 }
                 continue;
             }
@@ -241,7 +305,7 @@ fn run(
             }
             Effect::Abort { .. } => continue,
             Effect::Done { build, results, trail } => {
-                assert!(trail.iter().all(|t| !t.keys[0].is_empty()));
+                assert!(trail.iter().all(|t| t.keys.iter().any(|keys| !keys.is_empty())));
                 outcomes[build as usize] = Some(Ok(values[&results[0].unwrap()]));
                 continue;
             }
@@ -302,7 +366,7 @@ fn no_schedule_and_no_history_gives_a_wrong_hit() {
 #[test]
 fn what_is_lost_is_made_again() {
     let mut unusable = 0;
-    for seed in 0..300 {
+    for seed in 0..500 {
         let mut random = Seed(seed);
         let mut world = World { losing: Some(2), ..World::default() };
         let size = 3 + random.below(12);
@@ -389,7 +453,13 @@ fn five_thousand_steps() {
     let mut builder = GraphBuilder::default();
     let mut last = add(&mut builder, source("docker-image://base"), &[], "docker-image://base", false);
     for i in 0..5_000 {
-        last = add(&mut builder, process(&i.to_string(), 1), &[last], &i.to_string(), false);
+        last = add(
+            &mut builder,
+            process(&i.to_string(), 1, 1),
+            &[Edge { vertex: last, output: 0 }],
+            &i.to_string(),
+            false,
+        );
     }
     let head = Edge { vertex: last, output: 0 };
     let graph = Arc::new(builder.finish(Some(head), None));

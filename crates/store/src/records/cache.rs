@@ -151,13 +151,13 @@ impl CacheIndex<'_> {
     }
 }
 
-/// Every build may see everything that is in the store, and every record there has all its outputs.
+/// Every build may see everything that is in the store.
 impl Index for CacheIndex<'_> {
     fn children(&self, _builds: &BTreeSet<Build>, parent: &KeyId, link: &Link) -> Vec<KeyId> {
         self.or_nothing(self.records.children(parent, &link.encode()))
     }
 
-    fn newest(&self, _builds: &BTreeSet<Build>, keys: &[KeyId], _outputs: u32) -> Option<(KeyId, Digest)> {
+    fn newest(&self, _builds: &BTreeSet<Build>, keys: &[KeyId]) -> Option<(KeyId, Digest)> {
         self.or_nothing(self.records.find_newest(keys))
     }
 }
