@@ -302,7 +302,7 @@ impl Build {
         };
         let done = self.engine.driver.build(order).await?;
         self.pins().extend(done.pins);
-        self.caches.made(head.vertex);
+        self.caches.made(head);
         Ok(done.results.into_iter().next().unwrap_or_else(Held::scratch))
     }
 

@@ -40,5 +40,6 @@ mod registries;
 mod registry;
 mod rootless;
 mod served;
+mod several_outputs;
 mod ssh;
 mod steps;

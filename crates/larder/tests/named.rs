@@ -44,6 +44,14 @@ impl<'a> Named<'a> {
         Ran::of(self.command("buildctl", args).output().unwrap())
     }
 
+    /// buildctl with something on standard input.
+    pub fn feed(&self, args: &[&str], bytes: &[u8]) -> Ran {
+        let mut command = self.command("buildctl", args);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(bytes).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    }
+
     fn build(&self, args: &[&str]) -> Ran {
         let context = format!("context={}", self.kitchen.context().display());
         let dockerfile = format!("dockerfile={}", self.kitchen.context().display());
@@ -57,7 +65,7 @@ impl<'a> Named<'a> {
     }
 
     /// buildkitd on the kitchen's store; what it said until it was ready.
-    fn start(&self, args: &[&str]) -> Daemon {
+    pub fn start(&self, args: &[&str]) -> Daemon {
         let (root, address) = (self.kitchen.root(), self.address());
         let all = [&["--root", root.to_str().unwrap(), "--addr", &address], args].concat();
         let log = self.kitchen.path("buildkitd.log");
@@ -73,7 +81,8 @@ impl<'a> Named<'a> {
     }
 }
 
-struct Daemon {
+/// A running buildkitd, ended with this.
+pub struct Daemon {
     child: Child,
     log: PathBuf,
 }
@@ -184,12 +193,7 @@ fn graphs_on_standard_input() {
     let Some(kitchen) = Kitchen::new() else { return };
     let named = Named::new(&kitchen);
     let _daemon = named.start(&[]);
-    let feed = |args: &[&str], bytes: &[u8]| {
-        let mut command = named.command("buildctl", args);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(bytes).unwrap();
-        Ran::of(child.wait_with_output().unwrap())
-    };
+    let feed = |args: &[&str], bytes: &[u8]| named.feed(args, bytes);
     let out = format!("type=local,dest={}", kitchen.path("out").display());
     let args = ["build", "--progress=plain", "--output", &out];
     assert!(!feed(&args, &graph()).ok().stderr.contains("CACHED"));

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use graph::Edge;
 use oci::Digest;
 use solver::exchange::{Input, Output, Record};
 use solver::{KeyId, Trail, key};
@@ -37,14 +38,14 @@ pub fn collect(
     store: &Store,
     imports: &Imports,
     trail: &[Trail],
-    targets: &BTreeSet<Digest>,
+    targets: &BTreeSet<Edge>,
 ) -> Result<Collected, store::Error> {
     let mut results: HashMap<KeyId, Found> = HashMap::new();
     let mut tops = Vec::new();
     for step in trail {
-        for (output, keys) in step.keys.iter().enumerate() {
+        for (output, keys) in (0..).zip(&step.keys) {
             let Some(found) = find(store, imports, keys)? else { continue };
-            if targets.contains(&step.vertex) && output == 0 {
+            if targets.contains(&Edge { vertex: step.vertex, output }) {
                 tops.push(found.clone());
             }
             results.extend(keys.iter().map(|key| (*key, found.clone())));

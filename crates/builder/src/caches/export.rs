@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
+use graph::Edge;
 use oci::{Descriptor, Digest, Reference};
 use registry::s3::Ambient;
 use solver::Trail;
@@ -70,8 +71,8 @@ impl Options {
 pub struct Done {
     /// The keys of its steps.
     pub trail: Vec<Trail>,
-    /// The wanted steps; none of a build that failed.
-    pub targets: BTreeSet<Digest>,
+    /// The wanted outputs of steps; none of a build that failed.
+    pub targets: BTreeSet<Edge>,
     /// The caches that it read.
     pub imports: Arc<Imports>,
     /// Images that it pushed: their repositories may have layers already.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
-use graph::Graph;
+use graph::{Edge, Graph};
 use oci::{Descriptor, Digest, Reference};
 use solver::Trail;
 
@@ -25,7 +25,7 @@ pub struct OfBuild {
     /// The keys of the steps of every graph that was made so far.
     trail: Arc<Mutex<Vec<Trail>>>,
     /// The heads of those graphs.
-    heads: Mutex<BTreeSet<Digest>>,
+    heads: Mutex<BTreeSet<Edge>>,
     /// Layers that go to caches already, by the caches' positions.
     sending: Mutex<Option<BTreeMap<usize, Sending>>>,
     /// What went out that way.
@@ -36,7 +36,7 @@ pub struct OfBuild {
 
 impl OfBuild {
     /// A graph was made.
-    pub fn made(&self, head: Digest) {
+    pub fn made(&self, head: Edge) {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner).insert(head);
     }
 }
@@ -170,8 +170,8 @@ impl Build {
 fn operations(graph: &Graph) -> BTreeSet<Digest> {
     let host = oci::Platform::host();
     let inputs = graph.vertices().flat_map(|vertex| vertex.inputs.iter().copied());
-    let edges: BTreeSet<graph::Edge> = inputs.chain(graph.head).collect();
-    let digest = |edge: graph::Edge| {
+    let edges: BTreeSet<Edge> = inputs.chain(graph.head).collect();
+    let digest = |edge: Edge| {
         let map = solver::key::cache_map(graph.get(&edge.vertex)?, &host).ok()?;
         Some(solver::key::export_digest(&map.digest, edge.output))
     };
