@@ -20,7 +20,9 @@ use crate::{Error, exporters};
 /// What a build remembers for its caches.
 #[derive(Default)]
 pub struct OfBuild {
-    /// By their positions.
+    /// Caches to read that were not in the request: a frontend or a client named them with a graph.
+    also: Mutex<Vec<Request>>,
+    /// By their positions: those of the request, then the others.
     imports: tokio::sync::Mutex<BTreeMap<usize, Outcome>>,
     /// The keys of the steps of every graph that was made so far.
     trail: Arc<Mutex<Vec<Trail>>>,
@@ -42,13 +44,25 @@ impl OfBuild {
 }
 
 impl Build {
-    /// The caches that the request names, as far as a graph may have hits in them; each is read once a build. One that
+    /// From now on these caches are read too, for the rest of the build.
+    pub fn import_also(&self, requests: Vec<Request>) {
+        let mut also = self.caches().also.lock().unwrap_or_else(PoisonError::into_inner);
+        for request in requests {
+            if !self.request().cache_from.contains(&request) && !also.contains(&request) {
+                also.push(request);
+            }
+        }
+    }
+
+    /// The caches that were named, as far as a graph may have hits in them; each is read once a build. One that
     /// can't be read shows as a failed step.
     pub(crate) async fn imports(&self, graph: &Graph) -> Arc<Imports> {
         let mut outcomes = self.caches().imports.lock().await;
-        if !self.request().cache_from.is_empty() {
+        let also = self.caches().also.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let named: Vec<&Request> = self.request().cache_from.iter().chain(&also).collect();
+        if !named.is_empty() {
             let operations = operations(graph);
-            let requests = self.request().cache_from.iter().enumerate();
+            let requests = named.into_iter().enumerate();
             let open = requests.filter(|(p, _)| outcomes.get(p).is_none_or(|outcome| outcome.is_open_for(&operations)));
             let reading = open.map(|(position, request)| {
                 let read = self.import(request, &operations);

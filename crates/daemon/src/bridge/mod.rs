@@ -9,13 +9,15 @@ mod meta;
 mod processes;
 pub mod result;
 pub mod solve;
+mod verify;
 
+use builder::caches;
 use futures_util::stream::BoxStream;
 use proto::bridge::llb_bridge_server::LlbBridge;
 use proto::bridge::{
-    EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,
-    NewContainerResponse, PingRequest, PongResponse, ReadDirRequest, ReadDirResponse, ReadFileRequest,
-    ReadFileResponse, ReleaseContainerRequest, ReleaseContainerResponse, ResolveImageConfigRequest,
+    CacheOptionsEntry, EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse,
+    NewContainerRequest, NewContainerResponse, PingRequest, PongResponse, ReadDirRequest, ReadDirResponse,
+    ReadFileRequest, ReadFileResponse, ReleaseContainerRequest, ReleaseContainerResponse, ResolveImageConfigRequest,
     ResolveImageConfigResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse, ReturnRequest, ReturnResponse,
     SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, WarnRequest, WarnResponse,
 };
@@ -23,6 +25,7 @@ use store::view::View;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming, async_trait};
 
+use crate::control::solve::cache_from;
 use crate::jobs::{Containers, Job};
 use crate::session::value;
 use crate::{Daemon, refusal, workers};
@@ -99,6 +102,8 @@ impl LlbBridge for Bridge {
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
         let job = self.job(request.metadata()).await?;
         let request = request.into_inner();
+        let told = request.cache_imports.iter().map(cache).collect();
+        job.build.import_also(cache_from(told, &request.frontend_opt));
         let attributes = request.frontend_opt.clone().into_iter().collect();
         let wanted = solve::Wanted {
             frontend: &request.frontend,
@@ -266,6 +271,10 @@ impl Bridge {
 }
 
 /// Makes a result; an unknown id is the client's error.
+fn cache(entry: &CacheOptionsEntry) -> caches::Request {
+    caches::Request { kind: entry.r#type.clone(), attributes: entry.attrs.clone().into_iter().collect() }
+}
+
 async fn evaluate(job: &Job, id: &str) -> Result<builder::driver::Held, Status> {
     let found = job.refs.get(id).ok_or_else(|| Status::not_found(format!("there is no result {id} in this build")))?;
     found.evaluate(job).await.map_err(|error| refusal::in_build(&job.refs, &error))

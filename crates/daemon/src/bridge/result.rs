@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use builder::attestations::Making;
 use builder::build::Response;
+use builder::event::{Warning, What};
 use builder::exporters::Built;
-use oci::{ImageConfig, Platform};
+use oci::{Digest, ImageConfig, Platform};
 use proto::bridge;
 use serde::Deserialize;
 use tonic::Status;
 
 use super::solve::{BASE_CONFIG, CONFIG, EPOCH};
-use super::{attestations, evaluate};
+use super::{attestations, evaluate, verify};
 use crate::jobs::Job;
 use crate::refusal;
 
@@ -172,6 +173,15 @@ pub async fn export(job: &Arc<Job>, result: &bridge::Result) -> Result<Response,
         wanted.push((order, Wanted { name, platform, config, base, epoch, id }));
     }
     wanted.sort_by_key(|(order, ..)| *order);
+    let asked = job.build.request().attributes.get("platform").map(String::as_str);
+    let is_multi = wanted.iter().any(|(_, one)| !one.name.is_empty());
+    let got: Vec<Platform> = wanted.iter().map(|(_, one)| one.platform.clone()).collect();
+    // A result of nothing is an answer to a question.
+    let is_empty = list.is_empty() && wanted.iter().all(|(_, one)| one.id.is_empty());
+    if let Some(short) = verify::warning(asked, is_multi, &got).filter(|_| !is_empty) {
+        let step = Digest::of(format!("platforms of {}", job.build.request().id).as_bytes());
+        job.build.events().tell(What::Warning { step, warning: Warning { short, ..Warning::default() } });
+    }
     let made = wanted.into_iter().map(|one| make(job, result, one));
     let built = futures_util::future::try_join_all(made).await?;
     let mut response = job.build.export(built).await.map_err(|error| refusal::of(&error))?;

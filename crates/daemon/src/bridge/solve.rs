@@ -54,6 +54,7 @@ pub struct Wanted<'a> {
 pub async fn solve(daemon: &Daemon, job: &Arc<Job>, wanted: &Wanted<'_>) -> Result<bridge::Result, Status> {
     let frontends = &daemon.settings.frontends;
     match wanted.frontend {
+        "" if wanted.definition.is_none() => Ok(bridge::Result::default()),
         "" => {
             let graph = Arc::new(decode(wanted.definition)?);
             let graph = job.build.let_through(graph, wanted.policies).map_err(|error| refusal::of(&error.into()))?;

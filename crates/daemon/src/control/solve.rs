@@ -1,7 +1,7 @@
 //! `Solve`: one build. Either the request says what to build, or its client drives the build over the bridge and this
 //! call waits for what it returns; then outputs are written. The build ends when this call does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use builder::build::{Build, Request, Response};
@@ -128,6 +128,7 @@ pub fn wanted(request: &SolveRequest) -> Result<Request, Status> {
     let mut attributes: BTreeMap<String, String> = request.frontend_attrs.clone().into_iter().collect();
     // larder's own: BuildKit has no such question.
     let fail_on_miss = attributes.remove("fail-on-miss");
+    let told = request.cache.iter().flat_map(|cache| &cache.imports).map(cache).collect();
     let stages = |list: String| list.split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect();
     Ok(Request {
         id: request.r#ref.clone(),
@@ -135,7 +136,7 @@ pub fn wanted(request: &SolveRequest) -> Result<Request, Status> {
         inputs,
         attributes,
         outputs,
-        cache_from: if request.internal { Vec::new() } else { cache_from(request) },
+        cache_from: if request.internal { Vec::new() } else { cache_from(told, &request.frontend_attrs) },
         cache_to: request.cache.iter().filter(|_| !request.internal).flat_map(|c| &c.exports).map(cache).collect(),
         fail_on_miss: fail_on_miss.map(stages),
         entitlements: request.entitlements.clone(),
@@ -146,7 +147,7 @@ pub fn wanted(request: &SolveRequest) -> Result<Request, Status> {
 }
 
 /// The caches to read. Some clients tell only the frontend of them.
-fn cache_from(request: &SolveRequest) -> Vec<caches::Request> {
+pub fn cache_from(told: Vec<caches::Request>, attributes: &HashMap<String, String>) -> Vec<caches::Request> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Entry {
@@ -154,12 +155,11 @@ fn cache_from(request: &SolveRequest) -> Vec<caches::Request> {
         #[serde(default)]
         attrs: BTreeMap<String, String>,
     }
-    let told: Vec<caches::Request> = request.cache.iter().flat_map(|cache| &cache.imports).map(cache).collect();
-    let attribute = request.frontend_attrs.get("cache-imports").filter(|_| told.is_empty());
+    let attribute = attributes.get("cache-imports").filter(|_| told.is_empty());
     let entries: Vec<Entry> = attribute.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
     let entries = entries.into_iter().map(|e| caches::Request { kind: e.r#type, attributes: e.attrs });
     // An older attribute: references of registries.
-    let old = request.frontend_attrs.get("cache-from").filter(|_| told.is_empty() && attribute.is_none());
+    let old = attributes.get("cache-from").filter(|_| told.is_empty() && attribute.is_none());
     let references = old.iter().flat_map(|list| list.split(',')).filter(|reference| !reference.is_empty());
     let references: Vec<caches::Request> = references.map(of_registry).collect();
     told.into_iter().chain(entries).chain(references).collect()
