@@ -1,5 +1,6 @@
 //! A frontend for the tests, small but whole: it calls the bridge over its standard input and output and asks the Dockerfile
-//! frontend for the target `inner`. With the option `fail` it returns an error, with `quit` nothing at all.
+//! frontend for the target `inner`. With the option `fail` it returns an error, with `quit` nothing at all; `cache` is a
+//! reference whose cache it gives with what it asks for.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
@@ -7,7 +8,7 @@ use std::collections::HashMap;
 
 use hyper_util::rt::TokioIo;
 use proto::bridge::llb_bridge_client::LlbBridgeClient;
-use proto::bridge::{PingRequest, ReturnRequest, SolveRequest};
+use proto::bridge::{CacheOptionsEntry, PingRequest, ReturnRequest, SolveRequest};
 use tonic::transport::{Channel, Endpoint};
 
 /// `BUILDKIT_FRONTEND_OPT_N=name=value`.
@@ -43,7 +44,12 @@ async fn main() {
         answer.error = Some(proto::rpc::Status { code: 2, message, details: Vec::new() });
     } else {
         options.insert("target".to_owned(), "inner".to_owned());
+        let cache = options.get("build-arg:cache").map(|reference| CacheOptionsEntry {
+            r#type: "registry".to_owned(),
+            attrs: HashMap::from([("ref".to_owned(), reference.clone())]),
+        });
         let request = SolveRequest {
+            cache_imports: cache.into_iter().collect(),
             frontend: "dockerfile.v0".to_owned(),
             frontend_opt: options,
             allow_result_return: true,

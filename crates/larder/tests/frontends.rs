@@ -144,6 +144,23 @@ fn without_a_daemon() {
 }
 
 #[test]
+fn a_frontend_gives_a_cache_with_what_it_asks_for() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(()) = image(&kitchen) else { return };
+    let Some(registry) = testkit::registry::start() else { return };
+    let reference = format!("{}/app:cache", registry.host);
+    kitchen.write("Dockerfile", "FROM base AS inner\nRUN head -c 99 /dev/urandom | md5sum > /which\n");
+    let which = |args: &[&str]| std::fs::read_to_string(kitchen.files(args).join("which")).unwrap();
+    let first = which(&["--cache-to", &format!("type=registry,ref={reference},mode=max")]);
+    let syntax = ["--build-arg", "BUILDKIT_SYNTAX=mine/frontend:v1"];
+    let cache = format!("cache={reference}");
+    kitchen.larder(&["prune", "--all", "--force"]).ok();
+    assert_eq!(which(&[&syntax[..], &["--build-arg", &cache]].concat()), first);
+    kitchen.larder(&["prune", "--all", "--force"]).ok();
+    assert_ne!(which(&syntax), first);
+}
+
+#[test]
 fn without_a_daemon_and_interrupted() {
     let Some(kitchen) = Kitchen::new() else { return };
     let Some(()) = image(&kitchen) else { return };
