@@ -17,11 +17,11 @@ pub struct Usage {
     pub entries: u64,
 }
 
-/// Measures the tree at `path`, itself included.
+/// Measures the tree at `path`, itself included. Trees may be in use and go away: what is not there any more counts nothing.
 pub fn measure(path: &Path) -> Result<Usage> {
     let mut usage = Usage::default();
     let mut seen = HashSet::new();
-    let data = fs::symlink_metadata(path).doing("look at", path)?;
+    let Some(data) = there(fs::symlink_metadata(path)).doing("look at", path)? else { return Ok(usage) };
     add(&mut usage, &mut seen, &data);
     if data.is_dir() {
         walk(path, &mut usage, &mut seen)?;
@@ -30,19 +30,22 @@ pub fn measure(path: &Path) -> Result<Usage> {
 }
 
 fn walk(folder: &Path, usage: &mut Usage, seen: &mut HashSet<(u64, u64)>) -> Result<()> {
-    for entry in fs::read_dir(folder).doing("list", folder)? {
+    for entry in there(fs::read_dir(folder)).doing("list", folder)?.into_iter().flatten() {
         let entry = entry.doing("list", folder)?;
-        let data = match entry.metadata() {
-            // Volumes may be in use while they are measured.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            data => data.doing("look at", folder)?,
-        };
+        let Some(data) = there(entry.metadata()).doing("look at", folder)? else { continue };
         add(usage, seen, &data);
         if data.is_dir() {
             walk(&entry.path(), usage, seen)?;
         }
     }
     Ok(())
+}
+
+fn there<T>(found: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match found {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 fn add(usage: &mut Usage, seen: &mut HashSet<(u64, u64)>, data: &fs::Metadata) {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Doing, Error, Result};
 use crate::format::{self, table};
-use crate::meta::Batch;
+use crate::meta::{Batch, no_view_is_held};
 use crate::{Resource, SnapshotId, Store, clock, trash};
 
 /// How often a waiting mount asks its caller whether it still wants the volume.
@@ -71,7 +71,8 @@ pub struct VolumeInfo {
     pub description: String,
 }
 
-/// Volumes in use, and whoever waits for one.
+/// Volumes in use, and whoever waits for one. Its lock comes before the rows' and is never asked for while rows are read:
+/// who takes a volume writes rows under it.
 #[derive(Default)]
 pub(crate) struct Busy {
     state: Mutex<HashMap<u64, Users>>,
@@ -86,6 +87,7 @@ struct Users {
 
 impl Busy {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Users>> {
+        no_view_is_held();
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use store::lifecycle::Inventory;
 use store::{Error, Sharing, Store, Volume, VolumeRequest};
 
 use crate::{new, open};
@@ -107,4 +108,25 @@ fn a_half_filled_one_begins_anew() {
     let again = store.volumes().take(&request, &mut wait).unwrap();
     assert!(!again.fresh() && again.id() == volume.id());
     assert_ne!(take(&store, "c", Sharing::Shared).id(), volume.id(), "another seed is another volume");
+}
+
+#[test]
+fn new_ones_and_inventories_do_not_wait_for_each_other_in_a_circle() {
+    let (_root, store) = new();
+    let end = std::time::Instant::now() + Duration::from_millis(300);
+    let going = || std::time::Instant::now() < end;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while going() {
+                let held: Vec<Volume> = (0..8).map(|_| take(&store, "c", Sharing::Private)).collect();
+                store.volumes().retire(&BTreeSet::from(["c".to_owned()])).unwrap();
+                drop(held);
+            }
+        });
+        scope.spawn(|| {
+            while going() {
+                Inventory::take(&store).unwrap();
+            }
+        });
+    });
 }

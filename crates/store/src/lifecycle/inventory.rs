@@ -174,6 +174,8 @@ struct Tally {
 impl Tally {
     fn read(store: &Store) -> Result<Tally> {
         store.flush()?;
+        // Before the rows: who takes a volume writes a row while it holds the list of these.
+        let volumes_in_use = store.0.volumes.ids();
         let rows = store.0.meta.rows()?;
         let snapshots = rows.list(&table::SNAPSHOTS, &[])?;
         let parents: HashMap<SnapshotId, Option<SnapshotId>> =
@@ -182,7 +184,7 @@ impl Tally {
             std::iter::successors(Some(top), |id| parents.get(id).copied().flatten()).collect::<Vec<_>>()
         };
         let mut held = store.0.leases.held();
-        held.extend(store.0.volumes.ids().into_iter().map(Resource::Volume));
+        held.extend(volumes_in_use.into_iter().map(Resource::Volume));
         for what in held.clone() {
             if let Resource::Snapshot(id) = what {
                 held.extend(chain(id).into_iter().map(Resource::Snapshot));

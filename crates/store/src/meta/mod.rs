@@ -18,7 +18,7 @@ use journal::Journal;
 
 pub use journal::SyncPoint;
 pub(crate) use journal::mark_synced;
-pub(crate) use rows::{Batch, Rows};
+pub(crate) use rows::{Batch, Rows, no_view_is_held};
 pub(crate) use table::{Key, Table};
 
 /// A journal longer than this is folded into the base, in the background.
@@ -80,6 +80,7 @@ impl Meta {
 
     /// A view of all rows as they are now; later writes do not show in it.
     pub(crate) fn rows(&self) -> Result<Rows<'_>> {
+        no_view_is_held();
         // The overlay first: a row that a checkpoint moves meanwhile is then in one of the two for sure.
         let overlay = self.overlay.read().unwrap_or_else(PoisonError::into_inner);
         let file = self.base.read().unwrap_or_else(PoisonError::into_inner);
@@ -98,6 +99,7 @@ impl Meta {
     /// Runs `edit` on a batch that sees its own writes, alone; what it staged becomes visible and safe from `kill -9` at
     /// once and together when it returns `Ok`, and nothing of it otherwise.
     pub(crate) fn write<T>(&self, edit: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
+        no_view_is_held();
         let mut writer = self.lock_writer();
         let mut batch = Batch::new(self);
         let answer = edit(&mut batch)?;

@@ -1,5 +1,6 @@
 //! Reading and staging rows: the overlay laid over the base.
-//! A view holds the overlay's lock for reading, so it is short-lived: nobody writes rows while holding one.
+//! A view holds the overlay's lock for reading, so it is short-lived: nobody writes rows, asks for another view or waits for
+//! another lock of the store while holding one. Builds for tests look after that.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
@@ -18,11 +19,42 @@ pub(crate) struct Rows<'a> {
     base: Reader,
     /// Keeps a checkpoint from opening the file anew under the reader.
     _file: RwLockReadGuard<'a, Base>,
+    _viewing: Viewing,
+}
+
+/// Whether this thread has a view. A second one behind a writer that waits for the first, or a lock whose holder writes,
+/// would be waited for for ever.
+struct Viewing;
+
+#[cfg(debug_assertions)]
+thread_local! {
+    static VIEWING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// To be called before anything that may wait for somebody who writes rows.
+pub(crate) fn no_view_is_held() {
+    #[cfg(debug_assertions)]
+    assert!(!VIEWING.get(), "a view of the rows is held by this thread: let it go first");
+}
+
+impl Viewing {
+    fn begin() -> Viewing {
+        #[cfg(debug_assertions)]
+        VIEWING.set(true);
+        Viewing
+    }
+}
+
+impl Drop for Viewing {
+    fn drop(&mut self) {
+        #[cfg(debug_assertions)]
+        VIEWING.set(false);
+    }
 }
 
 impl<'a> Rows<'a> {
     pub(super) fn new(overlay: RwLockReadGuard<'a, Overlay>, file: RwLockReadGuard<'a, Base>) -> Result<Rows<'a>> {
-        Ok(Rows { overlay, base: file.reader()?, _file: file })
+        Ok(Rows { overlay, base: file.reader()?, _file: file, _viewing: Viewing::begin() })
     }
 
     /// Reads one row.

@@ -152,7 +152,7 @@ impl Records<'_> {
         let rows = self.0.0.meta.rows()?;
         let mut links = Vec::new();
         for ((_, (link, parent)), ()) in rows.list(&table::BACK_LINKS, child.bytes())? {
-            if let Some(bytes) = self.0.0.meta.get(&table::LINKS, &(parent, (link, *child)))? {
+            if let Some(bytes) = rows.get(&table::LINKS, &(parent, (link, *child)))? {
                 links.push((parent, bytes));
             }
         }
