@@ -21,8 +21,8 @@ use crate::frontends::{Made, context, questions};
 use crate::history::Keeper;
 use crate::policy::Policy;
 use crate::sources::image::{self, ResolveMode, Resolved};
-use crate::sources::oci_layout;
 use crate::sources::remote::{self, Remote};
+use crate::sources::{Seen, oci_layout};
 use crate::{Engine, Error, Events, Live, Work, blocking, exporters, session};
 
 /// A phase of a build that goes on. Boxed here, so that its code is compiled in this crate and not once more in each that
@@ -104,6 +104,7 @@ impl std::fmt::Display for Faulty {
 pub struct Build {
     engine: Arc<Engine>,
     session: session::Shared,
+    seen: Arc<Seen>,
     events: Events,
     request: Request,
     keeper: Option<Keeper>,
@@ -171,7 +172,19 @@ impl Build {
         let events = keeper.as_ref().map_or(events.clone(), |keeper| keeper.listen(events));
         let (engine, started, pins) = (engine.clone(), now_micros(), Mutex::default());
         let (caches, asked, emptied) = (caches::OfBuild::default(), Asked::default(), Mutex::default());
-        Ok(Build { engine, session, events, request, keeper, started, caches, pins, asked, emptied })
+        Ok(Build {
+            engine,
+            session,
+            seen: Arc::default(),
+            events,
+            request,
+            keeper,
+            started,
+            caches,
+            pins,
+            asked,
+            emptied,
+        })
     }
 
     /// What is wanted.
@@ -290,6 +303,7 @@ impl Build {
             graph: graph.clone(),
             wanted: vec![head],
             session: self.session.clone(),
+            seen: self.seen.clone(),
             events: self.events.clone(),
             id: self.request.id.clone(),
             project: self.session.project(),
@@ -437,7 +451,7 @@ impl Build {
     pub(crate) fn work(&self, step: Digest) -> Result<Work, Error> {
         let cancel = sandbox::Cancel::new().map_err(crate::ops::Error::from)?;
         let (engine, session, events) = (self.engine.clone(), self.session.clone(), self.events.clone());
-        Ok(Work { engine, session, events, step, cancel })
+        Ok(Work { engine, session, seen: self.seen.clone(), events, step, cancel })
     }
 
     /// What a client is told of the build's failure, kept with its history: a status' code, and its bytes.

@@ -12,6 +12,7 @@ use crate::caches::Known;
 use crate::driver::Driver;
 use crate::event::Events;
 use crate::session;
+use crate::sources::Seen;
 use crate::sources::bytes::Flights;
 
 /// The parts that builds share.
@@ -84,6 +85,8 @@ pub struct Work {
     pub engine: Arc<Engine>,
     /// The client that wants it (one of them, when several builds want the same step).
     pub session: session::Shared,
+    /// What that client's build has seen of sources.
+    pub seen: Arc<Seen>,
     /// Where to tell what happens.
     pub events: Events,
     /// The step: digest of its vertex.

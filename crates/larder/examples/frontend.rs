@@ -1,6 +1,6 @@
 //! A frontend for the tests, small but whole: it calls the bridge over its standard input and output and asks the Dockerfile
 //! frontend for the target `inner`. With the option `fail` it returns an error, with `quit` nothing at all; `cache` is a
-//! reference whose cache it gives with what it asks for.
+//! reference whose cache it gives with what it asks for, `resolve` a source that it looks at before.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr)]
 
@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use hyper_util::rt::TokioIo;
 use proto::bridge::llb_bridge_client::LlbBridgeClient;
-use proto::bridge::{CacheOptionsEntry, PingRequest, ReturnRequest, SolveRequest};
+use proto::bridge::{CacheOptionsEntry, PingRequest, ResolveSourceMetaRequest, ReturnRequest, SolveRequest};
 use tonic::transport::{Channel, Endpoint};
 
 /// `BUILDKIT_FRONTEND_OPT_N=name=value`.
@@ -43,6 +43,11 @@ async fn main() {
         let message = "the frontend does not want to".to_owned();
         answer.error = Some(proto::rpc::Status { code: 2, message, details: Vec::new() });
     } else {
+        if let Some(identifier) = options.get("build-arg:resolve").cloned() {
+            let source = Some(proto::pb::SourceOp { identifier, ..Default::default() });
+            let request = ResolveSourceMetaRequest { source, ..Default::default() };
+            bridge.resolve_source_meta(request).await.unwrap();
+        }
         options.insert("target".to_owned(), "inner".to_owned());
         let cache = options.get("build-arg:cache").map(|reference| CacheOptionsEntry {
             r#type: "registry".to_owned(),

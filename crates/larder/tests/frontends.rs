@@ -160,6 +160,23 @@ fn a_frontend_gives_a_cache_with_what_it_asks_for() {
     assert_ne!(which(&syntax), first);
 }
 
+/// A build sees one version of a source, however often it looks at it.
+#[test]
+fn what_a_frontend_resolved_is_what_is_built() {
+    let Some(kitchen) = Kitchen::new() else { return };
+    let Some(()) = image(&kitchen) else { return };
+    let mut asked = 0;
+    let url = crate::git::answering(move || {
+        asked += 1;
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n{asked}").into_bytes()
+    });
+    kitchen.write("Dockerfile", &format!("FROM base AS inner\nADD {url}/file /\n"));
+    let resolve = format!("resolve={url}/file");
+    let args = ["--build-arg", "BUILDKIT_SYNTAX=mine/frontend:v1", "--build-arg", &resolve];
+    let file = || std::fs::read_to_string(kitchen.files(&args).join("file")).unwrap();
+    assert_eq!((file(), file()), ("1".to_owned(), "2".to_owned()));
+}
+
 #[test]
 fn without_a_daemon_and_interrupted() {
     let Some(kitchen) = Kitchen::new() else { return };

@@ -266,6 +266,11 @@ fn contexts() {
 
 /// A server that answers every request with `response`.
 fn web(response: Vec<u8>) -> String {
+    answering(move || response.clone())
+}
+
+/// A server that answers every request with what `answer` gives then.
+pub fn answering(mut answer: impl FnMut() -> Vec<u8> + Send + 'static) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -279,7 +284,7 @@ fn web(response: Vec<u8>) -> String {
                 }
                 request.push(byte[0]);
             }
-            let _ = stream.write_all(&response);
+            let _ = stream.write_all(&answer());
         }
     });
     url

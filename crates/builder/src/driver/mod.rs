@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use crate::attestations::Pins;
 use crate::caches::{Early, Imports};
 use crate::event::{Events, What};
-use crate::sources::Source;
+use crate::sources::{Seen, Source};
 use crate::{Engine, Error, Work, session};
 
 pub use remains::Remains;
@@ -48,6 +48,8 @@ pub struct Order {
     pub wanted: Vec<Edge>,
     /// The client.
     pub session: session::Shared,
+    /// What the build has seen of sources.
+    pub seen: Arc<Seen>,
     /// Where to tell what happens.
     pub events: Events,
     /// The build's id.
@@ -229,6 +231,7 @@ impl Driver {
         let work = Work {
             engine: engine.clone(),
             session: first.order.session.clone(),
+            seen: first.order.seen.clone(),
             events: state.broadcast(vertex),
             step: vertex,
             cancel: cancel.clone(),

@@ -196,8 +196,9 @@ pub async fn export(
         let Some(name) = title(&request.kind)? else { continue };
         let task = events.begin(&format!("{build}-export-{index}"), name);
         let cancel = sandbox::Cancel::new().map_err(crate::ops::Error::from)?;
-        let work =
-            Work { engine: engine.clone(), session: session.clone(), events: events.clone(), step: task.step, cancel };
+        let (engine, session, events) = (engine.clone(), session.clone(), events.clone());
+        // What is written comes from results: no source is asked for here.
+        let work = Work { engine, session, seen: Arc::default(), events, step: task.step, cancel };
         let statements = statements.clone();
         let export = Export { work, index, request, results, epoch, statements, inline, near };
         let written = match request.kind.as_str() {

@@ -72,34 +72,24 @@ impl Pinned {
                 return Ok(Pinned { url, name, perm, owner, asking, digest, last_modified: None, _held: held });
             }
         }
-        let mut writer = store.blobs().writer()?;
         if let Some(path) = url.strip_prefix(UPLOAD) {
+            let mut writer = store.blobs().writer()?;
             work.session.upload(path, &mut writer).await?;
             let digest = writer.commit(expected)?.digest;
             let held = store.leases().hold(Resource::Blob(digest))?;
             let name = name("");
             return Ok(Pinned { url, name, perm, owner, asking, digest, last_modified: None, _held: held });
         }
-        let headers = headers(work, &url, &asking).await?;
-        // One step at a time asks for a file: the others find what it brought.
-        let memory = Memory::open(work, &url, &asking).await?;
-        if let Some((known, held)) = memory.still(work, &url, &headers).await? {
-            let last_modified = seconds(&known.last_modified).filter(|_| expected.is_none());
-            if expected.is_none_or(|expected| expected == known.digest) {
-                // With a checksum the name is the same whether anybody was asked or not.
-                let name = name(if expected.is_none() { &known.disposition } else { "" });
-                return Ok(Pinned { url, name, perm, owner, asking, digest: known.digest, last_modified, _held: held });
-            }
-        }
-        let got = work.engine.registry.download(&url, &headers, &mut writer).await.map_err(sources::Error::from)?;
-        let held = store.leases().hold(Resource::Blob(got.digest))?;
-        let blob = writer.commit(expected)?;
-        let name = name(if expected.is_none() { &got.disposition } else { "" });
-        let last_modified = seconds(&got.last_modified).filter(|_| expected.is_none());
-        let registry::Download { digest, last_modified: time, etag, disposition } = got;
-        memory.note(&Known { digest, last_modified: time, etag, disposition })?;
-        // With a checksum the content alone names the file.
-        Ok(Pinned { url, name, perm, owner, asking, digest: blob.digest, last_modified, _held: held })
+        let fetch = || fetched(work, &url, &asking, expected);
+        let got = match work.seen.files.ask(asked(&url, &asking), fetch).await? {
+            // Asked for without a checksum before: the server may have another by now.
+            other if expected.is_some_and(|expected| expected != other.known.digest) => fetch().await?,
+            got => got,
+        };
+        // With a checksum the content alone names the file, whether anybody was asked or not.
+        let name = name(if expected.is_none() { &got.known.disposition } else { "" });
+        let last_modified = seconds(&got.known.last_modified).filter(|_| expected.is_none());
+        Ok(Pinned { url, name, perm, owner, asking, digest: got.known.digest, last_modified, _held: got.held })
     }
 
     /// Cache digests of the source.
@@ -154,8 +144,36 @@ impl Pinned {
     }
 }
 
+/// A file that is here.
+#[derive(Clone)]
+pub struct Got {
+    known: Known,
+    held: store::Lease,
+}
+
+/// The file, from the server unless what is here is what it has.
+async fn fetched(work: &Work, url: &str, asking: &Asking, expected: Option<Digest>) -> Result<Got, Error> {
+    let headers = headers(work, url, asking).await?;
+    // One step at a time asks for a file: the others find what it brought.
+    let memory = Memory::open(work, url, asking).await?;
+    if let Some(got) = memory.still(work, url, &headers).await?
+        && expected.is_none_or(|expected| expected == got.known.digest)
+    {
+        return Ok(got);
+    }
+    let store = &work.engine.store;
+    let mut writer = store.blobs().writer()?;
+    let got = work.engine.registry.download(url, &headers, &mut writer).await.map_err(sources::Error::from)?;
+    let registry::Download { digest, last_modified, etag, disposition } = got;
+    let held = store.leases().hold(Resource::Blob(digest))?;
+    writer.commit(expected)?;
+    let known = Known { digest, last_modified, etag, disposition };
+    memory.note(&known)?;
+    Ok(Got { known, held })
+}
+
 /// What a server said of a file that it gave.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Known {
     digest: Digest,
     last_modified: String,
@@ -216,6 +234,11 @@ fn safe(name: &str) -> String {
     if odd { "download".to_owned() } else { last.to_owned() }
 }
 
+/// A name for a question: who asks in another way may be given another file.
+fn asked(url: &str, asking: &Asking) -> String {
+    if *asking == Asking::default() { url.to_owned() } else { format!("{url} {asking:?}") }
+}
+
 /// What is remembered of an address, in a volume of the store, so that a file which did not change is not fetched again.
 struct Memory {
     volume: Volume,
@@ -224,10 +247,8 @@ struct Memory {
 impl Memory {
     async fn open(work: &Work, url: &str, asking: &Asking) -> Result<Memory, Error> {
         let (store, cancel) = (work.engine.store.clone(), work.cancel.clone());
-        // Who asks in another way may be given another file.
-        let asked = if *asking == Asking::default() { url.to_owned() } else { format!("{url} {asking:?}") };
         let (name, description) =
-            (format!("{VOLUMES}{}", Digest::of(asked.as_bytes()).hex()), format!("http url {url}"));
+            (format!("{VOLUMES}{}", Digest::of(asked(url, asking).as_bytes()).hex()), format!("http url {url}"));
         let volume = blocking("waited for a file from the web", move || {
             let request =
                 VolumeRequest { name: &name, seed: None, sharing: Sharing::Locked, description: &description };
@@ -248,12 +269,7 @@ impl Memory {
     }
 
     /// What is here of the file, if the server says that it is the same.
-    async fn still(
-        &self,
-        work: &Work,
-        url: &str,
-        headers: &registry::Headers,
-    ) -> Result<Option<(Known, store::Lease)>, Error> {
+    async fn still(&self, work: &Work, url: &str, headers: &registry::Headers) -> Result<Option<Got>, Error> {
         // What can't be read is forgotten.
         let read = std::fs::read(self.path()).ok().and_then(|json| serde_json::from_slice::<Known>(&json).ok());
         let Some(known) = read.filter(|known| !known.etag.is_empty()) else { return Ok(None) };
@@ -263,7 +279,7 @@ impl Memory {
             return Ok(None);
         }
         let same = work.engine.registry.is_unchanged(url, headers, &known.etag).await.map_err(sources::Error::from)?;
-        Ok(same.then_some((known, held)))
+        Ok(same.then_some(Got { known, held }))
     }
 
     fn note(mut self, known: &Known) -> Result<(), Error> {

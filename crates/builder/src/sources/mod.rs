@@ -9,6 +9,7 @@ pub mod layers;
 pub mod local;
 pub mod oci_layout;
 pub mod remote;
+mod seen;
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use solver::Part;
 
 use crate::attestations::{Pin, redact};
 use crate::{Live, Work};
+
+pub use seen::Seen;
 
 /// A source that is known: what it is now, not necessarily its files.
 pub enum Source {

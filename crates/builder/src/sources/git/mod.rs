@@ -15,7 +15,9 @@ use store::SnapshotId;
 
 use crate::{Error as Failure, Work};
 use mirror::Mirror;
+pub use refs::Found;
 use run::Git;
+pub use wanted::Asked;
 use wanted::Wanted;
 
 /// Names of volumes that are larder's own begin with this: no cache mount gets one of them.
@@ -68,7 +70,7 @@ impl Objects {
 /// A commit that is known and not yet checked out.
 pub struct Pinned {
     wanted: Wanted,
-    found: refs::Found,
+    found: Found,
 }
 
 impl Pinned {
@@ -77,7 +79,10 @@ impl Pinned {
         let wanted = Wanted::read(vertex)?;
         let found = match wanted.given()? {
             Some(found) => found,
-            None => refs::ask(&Git::new(work, &wanted).await?, &wanted).await?,
+            None => {
+                let ask = async || refs::ask(&Git::new(work, &wanted).await?, &wanted).await;
+                work.seen.references.ask(wanted.asked(), ask).await?
+            }
         };
         Ok(Pinned { wanted, found })
     }

@@ -39,7 +39,15 @@ pub struct Wanted {
     pub known_hosts: String,
 }
 
+/// What a remote is asked: where, for which reference, and what it must be.
+pub type Asked = (String, String, String);
+
 impl Wanted {
+    /// What the remote is asked for this.
+    pub fn asked(&self) -> Asked {
+        (self.remote.clone(), self.reference.clone(), self.checksum.clone())
+    }
+
     fn at(address: Address) -> Wanted {
         let Address { host, remote, reference, folder } = address;
         Wanted { remote, host, reference, folder, ..Wanted::default() }
