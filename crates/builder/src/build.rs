@@ -272,8 +272,16 @@ impl Build {
                 let held = self.evaluate_once(&graph, head).await?;
                 let Live::Remote(remote) = &held.live else { return Ok(held) };
                 // What an output needs is brought now: what is lost elsewhere can still be made here.
-                let written = self.request.outputs.iter().any(|output| output.kind != "cacheonly");
-                if !written || remote.fetch(&self.work(head.vertex)?).await.is_ok() || remote.lost().is_none() {
+                let work = self.work(head.vertex)?;
+                let outputs = || self.request.outputs.iter().map(|output| output.kind.as_str());
+                let brought = if outputs().any(|kind| matches!(kind, "local" | "tar")) {
+                    remote.snapshot(&work).await.map(drop)
+                } else if outputs().any(|kind| kind != "cacheonly") {
+                    remote.fetch(&work).await
+                } else {
+                    Ok(())
+                };
+                if brought.is_ok() || remote.lost().is_none() {
                     return Ok(held);
                 }
             }

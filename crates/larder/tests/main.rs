@@ -18,6 +18,7 @@ mod decoders;
 mod docker;
 mod doors;
 mod failing;
+mod forged;
 mod frontends;
 mod git;
 mod hostile;

@@ -159,7 +159,7 @@ fn fault(error: &crate::Error) -> Fault {
         {
             Fault::Unreachable(1)
         }
-        crate::Error::Store(_) | crate::Error::Source(Source::Store(_)) => Fault::Corrupt,
+        crate::Error::Store(_) | crate::Error::Source(Source::Store(_) | Source::WrongSize { .. }) => Fault::Corrupt,
         _ => Fault::Unreachable(1),
     }
 }

@@ -7,7 +7,7 @@ use store::{Resource, SnapshotId};
 use tokio::sync::Mutex;
 
 use super::bytes::Origin;
-use crate::{Error, Work, blocking};
+use crate::{Error, Work, blocking, sources};
 
 /// One unpacking at a time: layers that two images share are unpacked once.
 static UNPACKING: Mutex<()> = Mutex::const_new(());
@@ -66,7 +66,7 @@ impl Layers {
     }
 
     async fn fetch_one(&self, work: &Work, layer: &Descriptor) -> Result<(), Error> {
-        let fetched = self.origin.fetch(work, layer).await;
+        let fetched = self.origin.fetch(work, layer).await.and_then(|()| is_as_long(work, layer));
         fetched.map_err(|error| Error::Blob { digest: layer.digest, error: Box::new(error) })
     }
 
@@ -90,6 +90,14 @@ impl Layers {
             parent = Some(unpacked?);
         }
         Ok(parent)
+    }
+}
+
+/// An image that has the layer says how long it is: what is not true here would be told to others.
+fn is_as_long(work: &Work, layer: &Descriptor) -> Result<(), Error> {
+    match work.engine.store.blobs().size(&layer.digest)? {
+        Some(size) if size != layer.size => Err(sources::Error::WrongSize { expected: layer.size, size }.into()),
+        _ => Ok(()),
     }
 }
 

@@ -112,6 +112,8 @@ pub enum Error {
     Checksum { identifier: String, found: String, expected: String },
     #[error("{identifier} has no image for {wanted}: it has {have}")]
     NoPlatform { identifier: String, wanted: String, have: String },
+    #[error("it has {size} bytes, and is said to have {expected}")]
+    WrongSize { expected: u64, size: u64 },
     #[error("{identifier} can't be read as an image: {reason}")]
     Unreadable { identifier: String, reason: String },
     #[error(transparent)]
