@@ -2,18 +2,20 @@
 //! [`build`] does it in one go; a client that drives its build itself takes the phases of [`Build`] one by one.
 //! Everything that is not in the request is asked of the session.
 
+mod evaluate;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::BoxFuture;
-use graph::{Edge, Graph, Kind};
+use graph::Graph;
 use oci::{Digest, Platform, Reference};
 use solver::Cause;
 use store::view::View;
 
 use crate::attestations::{Making, Pins, Wanted};
 use crate::caches;
-use crate::driver::{Asked, Held, Order};
+use crate::driver::{Asked, Held};
 use crate::event::now_micros;
 use crate::exporters::Built;
 use crate::frontends::dockerfile::Frontend;
@@ -260,74 +262,6 @@ impl Build {
         Box::pin(async move { questions::answer(self, name, attributes, inputs).await })
     }
 
-    /// The result of a graph's head, whatever it takes.
-    pub fn evaluate<'a>(&'a self, graph: &'a Arc<Graph>) -> Doing<'a, Held> {
-        Box::pin(async move {
-            let graph = self.let_through(graph.clone(), &[])?;
-            let Some(head) = graph.head else { return Ok(Held::scratch()) };
-            refuse(&graph, &self.request.entitlements)?;
-            let graph = Arc::new(graph.below(head));
-            self.empty_volumes(&graph)?;
-            loop {
-                let held = self.evaluate_once(&graph, head).await?;
-                let Live::Remote(remote) = &held.live else { return Ok(held) };
-                // What an output needs is brought now: what is lost elsewhere can still be made here.
-                let work = self.work(head.vertex)?;
-                let outputs = || self.request.outputs.iter().map(|output| output.kind.as_str());
-                let brought = if outputs().any(|kind| matches!(kind, "local" | "tar")) {
-                    remote.snapshot(&work).await.map(drop)
-                } else if outputs().any(|kind| kind != "cacheonly") {
-                    remote.fetch(&work).await
-                } else {
-                    Ok(())
-                };
-                if brought.is_ok() || remote.lost().is_none() {
-                    return Ok(held);
-                }
-            }
-        })
-    }
-
-    /// Steps that do not use the cache find nothing in their volumes either, once a build.
-    fn empty_volumes(&self, graph: &Graph) -> Result<(), Error> {
-        let unwanted = graph.vertices().filter(|vertex| vertex.metadata.ignore_cache);
-        let mounts = unwanted.flat_map(|vertex| match vertex.kind() {
-            Some(Kind::Exec(exec)) => exec.mounts.as_slice(),
-            _ => &[],
-        });
-        let names: BTreeSet<String> =
-            mounts.filter_map(|mount| mount.cache_opt.as_ref()).map(|cache| cache.id.clone()).collect();
-        let mut emptied = self.emptied.lock().unwrap_or_else(PoisonError::into_inner);
-        let names = &names - &*emptied;
-        if !names.is_empty() {
-            self.engine.store.volumes().retire(&names)?;
-            emptied.extend(names);
-        }
-        Ok(())
-    }
-
-    async fn evaluate_once(&self, graph: &Arc<Graph>, head: Edge) -> Result<Held, Error> {
-        let order = Order {
-            graph: graph.clone(),
-            wanted: vec![head],
-            session: self.session.clone(),
-            seen: self.seen.clone(),
-            events: self.events.clone(),
-            id: self.request.id.clone(),
-            project: self.session.project(),
-            target: self.request.attributes.get("target").cloned().unwrap_or_default(),
-            fail_on_miss: self.request.fail_on_miss.clone(),
-            imports: self.imports(graph).await,
-            trail: self.trail(),
-            early: self.early()?,
-            asked: self.asked.clone(),
-        };
-        let done = self.engine.driver.build(order).await?;
-        self.pins().extend(done.pins);
-        self.caches.made(head);
-        Ok(done.results.into_iter().next().unwrap_or_else(Held::scratch))
-    }
-
     pub(crate) fn pins(&self) -> MutexGuard<'_, Pins> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -493,21 +427,4 @@ impl Drop for Build {
 fn lone(identifier: &str, attrs: BTreeMap<String, String>) -> Result<(Graph, String), Error> {
     let name = format!("[internal] load metadata for {identifier}");
     Ok((context::source(identifier.to_owned(), attrs, &name)?, name))
-}
-
-/// What a step may only do when the client grants it.
-fn refuse(graph: &Graph, entitlements: &[String]) -> Result<(), Error> {
-    for vertex in graph.vertices() {
-        let Some(graph::Kind::Exec(op)) = vertex.kind() else { continue };
-        let needed = match (op.network, op.security) {
-            (1, _) => "network.host",
-            (_, 1) => "security.insecure",
-            _ => continue,
-        };
-        if !entitlements.iter().any(|e| e == needed) {
-            let name = vertex.name();
-            return Err(Error::Request(format!("{needed} is not allowed, and {name} needs it: pass --allow {needed}")));
-        }
-    }
-    Ok(())
 }
