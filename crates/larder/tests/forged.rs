@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci::Digest;
 use serde_json::{Value, json};
+use solver::exchange::{CONFIG, UNCOMPRESSED};
 
 use crate::kitchen::Kitchen;
 
@@ -42,24 +43,30 @@ impl Folder {
         std::fs::write(path, index.to_string()).unwrap();
     }
 
+    /// Where an index, or an image's manifest, names its config.
+    fn place_of_config(manifest: &mut Value) -> &mut Value {
+        if manifest["manifests"].is_array() {
+            return manifest["manifests"]
+                .as_array_mut()
+                .unwrap()
+                .iter_mut()
+                .find(|e| e["mediaType"] == CONFIG)
+                .unwrap();
+        }
+        &mut manifest["config"]
+    }
+
     fn set_config(&self, bytes: &[u8]) {
         let mut manifest = self.manifest();
         let digest = json!(self.put(bytes));
-        let entries = manifest["manifests"].as_array_mut();
-        let of_index = entries.and_then(|list| list.iter_mut().find(|e| e["mediaType"] == solver::exchange::CONFIG));
-        let place = match of_index {
-            Some(place) => place,
-            None => &mut manifest["config"],
-        };
+        let place = Folder::place_of_config(&mut manifest);
         (place["digest"], place["size"]) = (digest, json!(bytes.len()));
         self.set_manifest(manifest.to_string().as_bytes());
     }
 
     fn config(&self) -> Value {
-        let manifest = self.manifest();
-        let entries = manifest["manifests"].as_array();
-        let of_index = entries.and_then(|list| list.iter().find(|e| e["mediaType"] == solver::exchange::CONFIG));
-        self.json(&self.blob(of_index.unwrap_or(&manifest["config"])["digest"].as_str().unwrap()))
+        let mut manifest = self.manifest();
+        self.json(&self.blob(Folder::place_of_config(&mut manifest)["digest"].as_str().unwrap()))
     }
 
     /// Changes the description of every layer, in the manifest and in the config.
@@ -68,7 +75,7 @@ impl Folder {
         let mut moved = BTreeMap::new();
         let list = if manifest["layers"].is_array() { "layers" } else { "manifests" };
         for layer in manifest[list].as_array_mut().unwrap() {
-            if layer["mediaType"] != solver::exchange::CONFIG {
+            if layer["mediaType"] != CONFIG {
                 let before = layer["digest"].clone();
                 change(layer);
                 moved.insert(before.to_string(), layer["digest"].clone());
@@ -83,8 +90,6 @@ impl Folder {
         self.set_config(config.to_string().as_bytes());
     }
 }
-
-const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 
 /// An archive with one file of this name, whatever it is.
 fn archive(name: &str, kind: tar::EntryType, link: Option<&str>) -> Vec<u8> {
@@ -243,6 +248,7 @@ fn a_forged_layer_stays_in_its_tree() {
     for name in [format!("{up}{}", outside.display()), format!("/a/{up}{}", outside.display())] {
         let plain = archive(&name, tar::EntryType::Regular, None);
         bench.build(&name, true, &|folder| folder.each_layer(|layer| replace(folder, layer, &plain)));
+        assert!(!outside.exists(), "{name}");
     }
     std::fs::write(&outside, "secret").unwrap();
     let link = archive("c", tar::EntryType::Link, Some(&format!("{up}{}", outside.display())));
