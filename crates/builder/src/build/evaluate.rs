@@ -8,7 +8,7 @@ use graph::{Edge, Graph, Kind};
 
 use super::{Build, Doing};
 use crate::driver::{Held, Order};
-use crate::{Error, Live};
+use crate::{Error, Live, exporters};
 
 impl Build {
     /// The result of a graph's head, whatever it takes.
@@ -23,14 +23,13 @@ impl Build {
                 let held = self.evaluate_once(&graph, head).await?;
                 let Live::Remote(remote) = &held.live else { return Ok(held) };
                 // What an output needs is brought now: what is lost elsewhere can still be made here.
-                let work = self.work(head.vertex)?;
-                let outputs = || self.request.outputs.iter().map(|output| output.kind.as_str());
-                let brought = if outputs().any(|kind| matches!(kind, "local" | "tar")) {
-                    remote.snapshot(&work).await.map(drop)
-                } else if outputs().any(|kind| kind != "cacheonly") {
-                    remote.fetch(&work).await
+                let outputs = &self.request.outputs;
+                let brought = if outputs.iter().any(exporters::Request::takes_files) {
+                    remote.snapshot(&self.work(head.vertex)?).await.map(drop)
+                } else if outputs.iter().any(|output| output.kind != "cacheonly") {
+                    remote.fetch(&self.work(head.vertex)?).await
                 } else {
-                    Ok(())
+                    return Ok(held);
                 };
                 if brought.is_ok() || remote.lost().is_none() {
                     return Ok(held);

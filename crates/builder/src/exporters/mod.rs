@@ -30,6 +30,15 @@ pub struct Request {
     pub attributes: BTreeMap<String, String>,
 }
 
+impl Request {
+    /// Whether it is made of files, and not of layers as they lie elsewhere.
+    pub fn takes_files(&self) -> bool {
+        let is_set =
+            |name: &str| self.attributes.get(name).is_some_and(|value| !matches!(value.as_str(), "false" | "0"));
+        matches!(self.kind.as_str(), "local" | "tar") || is_set("force-compression") || is_set("rewrite-timestamp")
+    }
+}
+
 /// The result for one platform.
 pub struct Built {
     /// Its name among several results, as a client knows it; empty for the only one.
