@@ -220,8 +220,14 @@ impl Bench {
         kitchen.larder_in(&root, &["image", "import", "base", self.base.to_str().unwrap()]).ok();
         let from = format!("type=local,src={}", folder.0.display());
         let output = format!("type=local,dest={}", out.display());
+        let packed = format!("type=oci,dest={},compression=zstd,force-compression=true", at("packed").display());
         let context = kitchen.context();
         let args = ["build", "--progress", "plain", "--cache-from", &from, "-o", &output, context.to_str().unwrap()];
+        let root_of_packed = at("store-of-packed");
+        kitchen.larder_in(&root_of_packed, &["image", "import", "base", self.base.to_str().unwrap()]).ok();
+        let mut of_packed = args;
+        of_packed[6] = &packed;
+        kitchen.larder_in(&root_of_packed, &of_packed).ok();
         let ran = kitchen.larder_in(&root, &args);
         assert_eq!(ran.code, 0, "{name}, image-manifest={manifest}: {}", ran.stderr);
         std::fs::read_to_string(out.join("c")).ok()
